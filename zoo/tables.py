@@ -1,0 +1,247 @@
+"""The tables of a zoo: Arrow schemas, their documentation, and validation on read and write.
+
+One table a stage. Each schema carries its version, and each field its unit and meaning, in the Arrow
+metadata, so that a Parquet file explains itself. Errors and accuracies are percent, amounts image counts.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA_VERSION = 1
+
+FAILURE_TASKS = ("temperature", "width", "data")
+"""The published questions: Q1 temperature too small or too large; Q2 width, or data, against temperature."""
+
+
+class Column(NamedTuple):
+    """One column: its name, Arrow type, unit and meaning."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    meaning: str
+
+
+_text, _integer, _real, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+_CONFIG_ID = Column("config_id", _text, "", "configuration: hash of all that changes the weights but the seed")
+_RUN_ID = Column("run_id", _text, "", "run: <config_id>-<seed>")
+_SEED = Column("seed", _integer, "", "seed of initial weights and batch order")
+_PROVENANCE = (
+    Column("package_version", _text, "", "version of mdzoo that made the row"),
+    Column("torch_version", _text, "", "version of torch that made the row"),
+    Column("device", _text, "", "device the row was computed on: cpu or a GPU's name"),
+    Column("host", _text, "", "host name of the worker"),
+)
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "configs": (
+        _CONFIG_ID,
+        Column("dataset", _text, "", "name of the data set"),
+        Column("data_fingerprint", _text, "", "hash of its images and labels"),
+        Column("image_size", _integer, "pixels", "height and width after pooling; null: as they are"),
+        Column("architecture", _text, "", "architecture by name"),
+        Column("width", _integer, "channels", "channels or units of the first layer"),
+        Column("parameters", _integer, "", "trainable parameters"),
+        Column("batch_size", _integer, "images", "images a step"),
+        Column("data_amount", _integer, "images", "training images"),
+        Column("sample_passes", _integer, "images", "length of training, repetitions counted"),
+        Column("learning_rate", _real, "", "peak learning rate"),
+        Column("weight_decay", _real, "", "L2 coefficient"),
+        Column("momentum", _real, "", "momentum of SGD"),
+        Column("schedule", _text, "", "course of the learning rate"),
+        Column("warm_up", _real, "share of steps", "linear rise of the learning rate"),
+        Column("label_noise", _real, "share", "share of the training labels redrawn"),
+        Column("noise_seed", _integer, "", "which draw of the label noise"),
+        Column("recipe", _text, "", "training recipe"),
+        Column("recipe_version", _integer, "", "its version"),
+        Column("precision", _text, "", "number format of training"),
+        Column("canonical_json", _text, "", "the configuration as hashed for config_id"),
+    ),
+    "runs": (
+        _RUN_ID,
+        _CONFIG_ID,
+        _SEED,
+        Column("status", _text, "", "done, diverged (loss became NaN or infinite) or failed (an error)"),
+        Column("reason", _text, "", "why a run is not done: the step of divergence or a traceback"),
+        Column("steps", _integer, "steps", "optimiser steps taken"),
+        Column("checkpoint_epoch", _integer, "epochs", "epoch of the saved weights"),
+        Column("final_loss", _real, "nats", "mean batch loss of the last epoch, its finite steps only"),
+        Column("train_loss", _real, "nats", "cross-entropy on the run's training images and labels"),
+        Column("train_error", _real, "percent", "error on the run's training images and labels"),
+        Column("validation_loss", _real, "nats", "cross-entropy on the half of the test set that features read"),
+        Column("validation_error", _real, "percent", "error on that half"),
+        Column("test_loss", _real, "nats", "cross-entropy on the half of the test set that labels read"),
+        Column("test_error", _real, "percent", "error on that half"),
+        Column("validation_images", _integer, "images", "size of that half"),
+        Column("test_images", _integer, "images", "size of that half"),
+        Column("checkpoint", _text, "", "file of the stack's weights below the zoo's root; null if not done"),
+        Column("checkpoint_index", _integer, "", "position of the run along the leading axis in that file"),
+        Column("checkpoint_sha256", _text, "", "SHA-256 of that file"),
+        Column("engine", _text, "", "engine that trained the run"),
+        Column("recipe", _text, "", "training recipe"),
+        Column("seconds", _real, "s", "training and evaluation of this run"),
+        *_PROVENANCE,
+    ),
+    "history": (
+        _RUN_ID,
+        _CONFIG_ID,
+        _SEED,
+        Column("epoch", _integer, "epochs", "epoch, from 1; one row for each data_amount of sample passes"),
+        Column("step", _integer, "steps", "optimiser steps taken at its end"),
+        Column("learning_rate", _real, "", "learning rate of its last step"),
+        Column("train_loss", _real, "nats", "mean loss of its batches, as they were trained on"),
+        Column("train_error", _real, "percent", "mean error of its batches, as they were trained on"),
+    ),
+    "metrics": (
+        _CONFIG_ID,
+        _RUN_ID,
+        Column("other_run_id", _text, "", "the other run of a pair; null for a metric of one run"),
+        Column("step", _integer, "steps", "training step of the weights"),
+        Column("metric", _text, "", "name of the metric"),
+        Column("recipe", _text, "", "metric recipe: default or paper"),
+        Column("split", _text, "", "images it was measured on: train, validation, test; null: none"),
+        Column("value", _real, "the metric's", "the estimate; null if it cannot be had"),
+        Column("values", pa.list_(_real), "the metric's", "values behind it, as along a curve"),
+        Column("standard_error", _real, "the metric's", "standard error of the estimate; null if not random"),
+        Column("samples", _integer, "images", "images it was measured on"),
+        Column("iterations", _integer, "", "probes, power iterations or optimiser steps"),
+        Column("converged", _flag, "", "whether the estimate met its tolerance; null if it has none"),
+        Column("reason", _text, "", "why value is null: diverged, failed, collapsed, one_run"),
+        Column("sample_passes", _real, "images", "cost: forward passes of one image, a backward pass counted as 2"),
+        Column("seconds", _real, "s", "time it took"),
+        *_PROVENANCE,
+    ),
+    "labels": (
+        _CONFIG_ID,
+        Column("task", _text, "", "question: temperature (Q1), width or data (Q2)"),
+        Column("label", _text, "", "failure source: small, large / width, batch / data, batch; or optimal"),
+        Column("gap", _real, "percent", "distance between the two rooms for improvement that decide"),
+        Column("rfi_inc_temperature", _real, "percent", "room for improvement by smaller batch or larger rate"),
+        Column("rfi_dec_temperature", _real, "percent", "room for improvement by larger batch or smaller rate"),
+        Column("rfi_width", _real, "percent", "room for improvement by larger width"),
+        Column("rfi_data", _real, "percent", "room for improvement by more data"),
+        Column("test_accuracy", _real, "percent", "mean over the runs"),
+        Column("runs", _integer, "", "finished runs behind that mean"),
+        Column("package_version", _text, "", "version of mdzoo that made the row"),
+    ),
+    "predictions": (
+        Column("diagnoser", _text, "", "name of the diagnoser"),
+        Column("features", _text, "", "feature set it reads"),
+        Column("track", _text, "", "single (one checkpoint) or twin (several runs of a configuration)"),
+        Column("task", _text, "", "question: temperature, width or data"),
+        Column("protocol", _text, "", "training/test selection"),
+        Column("level", _integer, "", "size of the training side: cells, or the limit"),
+        Column("draw", _integer, "", "seed of the draw"),
+        Column("training_rows", _integer, "", "configurations learned from"),
+        _CONFIG_ID,
+        Column("label", _text, "", "true failure source"),
+        Column("predicted", _text, "", "diagnosed failure source; null where the diagnoser failed"),
+        Column("reason", _text, "", "why predicted is null"),
+        Column("package_version", _text, "", "version of mdzoo that made the row"),
+    ),
+    "leaderboard": (
+        Column("task", _text, "", "question: temperature, width or data"),
+        Column("protocol", _text, "", "training/test selection"),
+        Column("level", _integer, "", "size of the training side: cells, or the limit"),
+        Column("diagnoser", _text, "", "name of the diagnoser"),
+        Column("features", _text, "", "feature set it reads"),
+        Column("track", _text, "", "single or twin"),
+        Column("accuracy", _real, "percent", "correct diagnoses, mean over the draws"),
+        Column("spread", _real, "percent", "standard deviation over the draws; null for one draw"),
+        Column("draws", _integer, "", "number of draws"),
+        Column("training_rows", _real, "", "configurations learned from, mean over the draws"),
+        Column("test_rows", _real, "", "configurations diagnosed, mean over the draws"),
+        Column("package_version", _text, "", "version of mdzoo that made the row"),
+    ),
+}
+
+
+def _schema(columns: tuple[Column, ...]) -> pa.Schema:
+    fields = [pa.field(c.name, c.type, metadata={"unit": c.unit, "meaning": c.meaning}) for c in columns]
+    return pa.schema(fields, metadata={"mdzoo_schema_version": str(SCHEMA_VERSION)})
+
+
+SCHEMAS: dict[str, pa.Schema] = {name: _schema(columns) for name, columns in COLUMNS.items()}
+"""The Arrow schema of each table, by name."""
+
+HISTORY_LIST = pa.field(
+    "history",
+    pa.list_(pa.struct([f for f in SCHEMAS["history"] if f.name not in ("run_id", "config_id", "seed")])),
+    metadata={"unit": "", "meaning": "rows of the table history of this run"},
+)
+
+SCHEMAS["run_fragments"] = SCHEMAS["runs"].append(HISTORY_LIST)
+"""What a training task commits: rows of `runs`, each with its history nested, so that one file is the commit."""
+
+
+def to_table(name: str, rows: list[dict[str, object]]) -> pa.Table:
+    """Rows as an Arrow table of the named schema.
+
+    Args:
+        name: A key of `SCHEMAS`.
+        rows: One dict a row; a missing key is null.
+
+    Raises:
+        ValueError: If a row has a key that the schema does not, or a value of another type.
+    """
+    schema = SCHEMAS[name]
+    for row in rows:
+        if unknown := sorted(set(row) - set(schema.names)):
+            raise ValueError(f"table {name} has no columns {unknown}; its columns are {schema.names}")
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"a row does not fit the schema of table {name}: {error}") from error
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """The table as the bytes of a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def from_bytes(name: str, data: bytes, source: str) -> pa.Table:
+    """The table in the bytes of a Parquet file, checked against the named schema.
+
+    Args:
+        name: A key of `SCHEMAS`.
+        data: The file's bytes.
+        source: What to call the file in an error.
+
+    Raises:
+        ValueError: If the bytes are no Parquet file, or hold another schema or schema version.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{source} is not a readable Parquet file ({error}); delete it and run again") from error
+    return check(name, table, source)
+
+
+def check(name: str, table: pa.Table, source: str) -> pa.Table:
+    """The table itself, if its schema is that of `name` at this version.
+
+    Raises:
+        ValueError: If the schema or its version differs.
+    """
+    schema = SCHEMAS[name]
+    version = (table.schema.metadata or {}).get(b"mdzoo_schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise ValueError(
+            f"{source} has schema version {version}, this mdzoo reads version {SCHEMA_VERSION}; "
+            "open it with the mdzoo that wrote it, or build the zoo again"
+        )
+    if not table.schema.equals(schema):
+        missing = [n for n in schema.names if n not in table.schema.names]
+        extra = [n for n in table.schema.names if n not in schema.names]
+        raise ValueError(
+            f"{source} does not have the schema of table {name}: missing columns {missing}, unknown columns {extra}"
+        )
+    return table
