@@ -131,6 +131,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("package_version", _text, "", "version of mdzoo that made the row"),
     ),
     "predictions": (
+        Column("zoo", _text, "", "zoo diagnosed, by the name in its spec"),
+        Column("training_zoo", _text, "", "zoo learned from"),
         Column("diagnoser", _text, "", "name of the diagnoser"),
         Column("features", _text, "", "feature set it reads"),
         Column("track", _text, "", "single (one checkpoint) or twin (several runs of a configuration)"),
@@ -146,6 +148,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("package_version", _text, "", "version of mdzoo that made the row"),
     ),
     "leaderboard": (
+        Column("zoo", _text, "", "zoo diagnosed, by the name in its spec"),
+        Column("training_zoo", _text, "", "zoo learned from"),
         Column("task", _text, "", "question: temperature, width or data"),
         Column("protocol", _text, "", "training/test selection"),
         Column("level", _integer, "", "size of the training side: cells, or the limit"),
