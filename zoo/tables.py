@@ -7,10 +7,13 @@ metadata, so that a Parquet file explains itself. Errors and accuracies are perc
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 
@@ -29,7 +32,9 @@ class Column(NamedTuple):
 
 _text, _integer, _real, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
-_CONFIG_ID = Column("config_id", _text, "", "configuration: hash of all that changes the weights but the seed")
+_CONFIG_ID = Column(
+    "config_id", _text, "", "configuration: hash of all that changes the weights but the seed"
+)
 _RUN_ID = Column("run_id", _text, "", "run: <config_id>-<seed>")
 _SEED = Column("seed", _integer, "", "seed of initial weights and batch order")
 _PROVENANCE = (
@@ -74,10 +79,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("final_loss", _real, "nats", "mean batch loss of the last epoch, its finite steps only"),
         Column("train_loss", _real, "nats", "cross-entropy on the run's training images and labels"),
         Column("train_error", _real, "percent", "error on the run's training images and labels"),
-        Column("validation_loss", _real, "nats", "cross-entropy on the half of the test set that features read"),
+        Column(
+            "validation_loss", _real, "nats", "cross-entropy on the half of the test set that features read"
+        ),
         Column("validation_error", _real, "percent", "error on that half"),
         Column("test_loss", _real, "nats", "cross-entropy on the half of the test set that labels read"),
         Column("test_error", _real, "percent", "error on that half"),
+        Column("train_images", _integer, "images", "training images it was scored on"),
         Column("validation_images", _integer, "images", "size of that half"),
         Column("test_images", _integer, "images", "size of that half"),
         Column("checkpoint", _text, "", "file of the stack's weights below the zoo's root; null if not done"),
@@ -113,7 +121,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("iterations", _integer, "", "probes, power iterations or optimiser steps"),
         Column("converged", _flag, "", "whether the estimate met its tolerance; null if it has none"),
         Column("reason", _text, "", "why value is null: diverged, failed, collapsed, one_run"),
-        Column("sample_passes", _real, "images", "cost: forward passes of one image, a backward pass counted as 2"),
+        Column(
+            "sample_passes",
+            _real,
+            "images",
+            "cost: forward passes of one image, a backward pass counted as 2",
+        ),
         Column("seconds", _real, "s", "time it took"),
         *_PROVENANCE,
     ),
@@ -122,8 +135,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("task", _text, "", "question: temperature (Q1), width or data (Q2)"),
         Column("label", _text, "", "failure source: small, large / width, batch / data, batch; or optimal"),
         Column("gap", _real, "percent", "distance between the two rooms for improvement that decide"),
-        Column("rfi_inc_temperature", _real, "percent", "room for improvement by smaller batch or larger rate"),
-        Column("rfi_dec_temperature", _real, "percent", "room for improvement by larger batch or smaller rate"),
+        Column(
+            "rfi_inc_temperature", _real, "percent", "room for improvement by smaller batch or larger rate"
+        ),
+        Column(
+            "rfi_dec_temperature", _real, "percent", "room for improvement by larger batch or smaller rate"
+        ),
         Column("rfi_width", _real, "percent", "room for improvement by larger width"),
         Column("rfi_data", _real, "percent", "room for improvement by more data"),
         Column("test_accuracy", _real, "percent", "mean over the runs"),
@@ -184,7 +201,7 @@ SCHEMAS["run_fragments"] = SCHEMAS["runs"].append(HISTORY_LIST)
 """What a training task commits: rows of `runs`, each with its history nested, so that one file is the commit."""
 
 
-def to_table(name: str, rows: list[dict[str, object]]) -> pa.Table:
+def to_table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
     """Rows as an Arrow table of the named schema.
 
     Args:
@@ -200,6 +217,23 @@ def to_table(name: str, rows: list[dict[str, object]]) -> pa.Table:
             raise ValueError(f"table {name} has no columns {unknown}; its columns are {schema.names}")
     try:
         return pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"a row does not fit the schema of table {name}: {error}") from error
+
+
+def from_frame(name: str, frame: pd.DataFrame) -> pa.Table:
+    """A DataFrame as an Arrow table of the named schema; a missing column and NaN are null.
+
+    Raises:
+        ValueError: If it has a column that the schema does not, or a value of another type.
+    """
+    schema = SCHEMAS[name]
+    if unknown := sorted(set(frame.columns) - set(schema.names)):
+        raise ValueError(f"table {name} has no columns {unknown}; its columns are {schema.names}")
+    try:
+        return pa.Table.from_pandas(
+            frame.reindex(columns=schema.names), schema=schema, preserve_index=False
+        ).cast(schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"a row does not fit the schema of table {name}: {error}") from error
 
@@ -225,7 +259,9 @@ def from_bytes(name: str, data: bytes, source: str) -> pa.Table:
     try:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{source} is not a readable Parquet file ({error}); delete it and run again") from error
+        raise ValueError(
+            f"{source} is not a readable Parquet file ({error}); delete it and run again"
+        ) from error
     return check(name, table, source)
 
 

@@ -1,0 +1,30 @@
+# make demo   set up .venv and build, plot and benchmark the first zoo
+# make test   set up .venv and run all checks
+# make lock   pin the newest versions that pyproject.toml allows
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lock
+
+demo: .venv/ready
+	$(BIN)/mdzoo build demo --out zoos/demo
+	$(BIN)/mdzoo plot zoos/demo
+	$(BIN)/mdzoo benchmark zoos/demo --out zoos/demo/benchmark
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lock: .venv/ready
+	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --all-extras --group dev \
+	    --no-header --no-annotate --quiet pyproject.toml -o requirements.lock
+
+# uv, itself pinned in the lock, installs everything else; the package is linked, not copied.
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements.lock)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements.lock -e .
+	touch $@

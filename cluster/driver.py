@@ -1,0 +1,154 @@
+"""Build a zoo: plan, train, measure, label. What is committed already is never done again."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+
+from cluster.executors import Executor
+from cluster.progress import Progress
+from diagnose.labels import label
+from zoo import fragments, stages, tables
+from zoo.plan import make_plan, measure_jobs, write_plan
+from zoo.reader import Zoo, open_zoo
+from zoo.spec import ZooSpec
+from zoo.stacks import STACK_SIZE, cut_stacks
+from zoo.storage import Store
+
+
+class Work(NamedTuple):
+    """Where and how the tasks of a build run."""
+
+    executor: Executor
+    store: Store
+    datasets: dict[str, Any]
+    stack_size: int = STACK_SIZE
+    engine: str = "loop"
+    device: str = "cpu"
+
+
+class Summary(NamedTuple):
+    """How a build ended.
+
+    Attributes:
+        counts: Runs of the spec by status.
+        trained: Runs that this build trained.
+        measured: Measurements that this build made.
+        unmeasured: Measurements whose task failed; the next build tries them again.
+    """
+
+    counts: Counter[str]
+    trained: int
+    measured: int
+    unmeasured: int
+
+
+def build(
+    spec: ZooSpec,
+    root: Path,
+    executor: Executor,
+    *,
+    data_dir: Path | None = None,
+    stack_size: int = STACK_SIZE,
+    device: str = "cpu",
+    retry_failed: bool = False,
+) -> Summary:
+    """Build a zoo, or finish one that was begun.
+
+    Args:
+        spec: What to build.
+        root: Folder of the zoo.
+        executor: Where the tasks run.
+        data_dir: Where data sets are read from or downloaded to.
+        stack_size: Largest number of runs a task trains.
+        device: Torch device of the tasks.
+        retry_failed: Train again what failed in an earlier build.
+
+    Returns:
+        How the zoo stands.
+    """
+    store = Store(root.absolute())
+    plan = make_plan(spec, data_dir)
+    write_plan(store, spec, plan)
+    datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
+    work = Work(executor, store, datasets, stack_size, device=device)
+
+    known = fragments.run_status(store)
+    final = {run_id for run_id, status in known.items() if not (retry_failed and status == "failed")}
+    missing = [run for run in plan.runs if run.run_id not in final]
+    train(work, missing)
+    runs, history = fragments.merge_runs(store)
+    _write(store, "runs", runs)
+    _write(store, "history", history)
+
+    jobs = list(measure_jobs(spec, plan.configurations, runs, fragments.measured(store, spec.metric_recipe)))
+    counts = measure(work, jobs)
+    _write(store, "metrics", fragments.merge_metrics(store))
+    write_labels(open_zoo(store.root))
+
+    status = dict(zip(runs["run_id"].to_pylist(), runs["status"].to_pylist(), strict=True))
+    ends = Counter(status[run.run_id] for run in plan.runs)
+    return Summary(ends, len(missing), counts["measurements"], counts["failed"])
+
+
+def train(work: Work, runs: list[Any]) -> Counter[str]:
+    """Train runs stack by stack; a stack that fails for good becomes rows with its traceback.
+
+    Returns:
+        Runs by status.
+    """
+    counts: Counter[str] = Counter()
+    with Progress("train", len(runs), "runs") as progress:
+        for fingerprint, dataset in work.datasets.items():
+            stacks = cut_stacks(
+                (r for r in runs if r.config.data_fingerprint == fingerprint), work.stack_size
+            )
+            shared = (dataset, work.store, work.engine, work.device)
+            for outcome in work.executor.run(stages.train, stacks, *shared):
+                if outcome.error is not None:
+                    stages.commit_failure(outcome.job, work.store, outcome.error)
+                    done = Counter(failed=len(outcome.job.runs))
+                else:
+                    done = outcome.result.counts
+                counts += done
+                progress.add(done)
+    return counts
+
+
+def measure(work: Work, jobs: list[Any]) -> Counter[str]:
+    """Make the measurements of the jobs; one whose task fails is left for the next build.
+
+    Returns:
+        How many were made ("measurements") and how many were not ("failed").
+    """
+    counts: Counter[str] = Counter()
+    with Progress("measure", sum(len(job.measurements) for job in jobs), "measurements") as progress:
+        for fingerprint, dataset in work.datasets.items():
+            own = (job for job in jobs if job.config.data_fingerprint == fingerprint)
+            for outcome in work.executor.run(stages.measure, own, dataset, work.store, work.device):
+                if outcome.error is not None:
+                    print(
+                        f"measuring {outcome.job.config.config_id} failed:\n{outcome.error}", file=sys.stderr
+                    )
+                    done = Counter(failed=len(outcome.job.measurements))
+                else:
+                    done = outcome.result.counts
+                counts += done
+                progress.add(done)
+    return counts
+
+
+def write_labels(zoo: Zoo) -> pd.DataFrame:
+    """Label each configuration with its source of failure and write the table `labels`."""
+    rows = label(zoo.table("configs"), zoo.table("runs"))
+    _write(zoo.store, "labels", tables.from_frame("labels", rows))
+    return rows
+
+
+def _write(store: Store, name: str, table: pa.Table) -> None:
+    store.write(f"{name}.parquet", tables.to_bytes(table))

@@ -1,0 +1,156 @@
+"""Where stage functions run: in this process, or as Ray tasks. Both have one interface.
+
+An executor takes jobs one by one from an iterator, keeps a bounded number of them in flight, and yields
+outcomes in the order of completion. A job that raises, or whose worker dies, is tried again; after `TRIES`
+its outcome is the traceback. The first line in this package that imports ray is in `RayExecutor`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from cluster.tasks import call
+
+TRIES = 3
+WINDOW_PER_CPU = 3
+"""Jobs in flight a core: enough that no worker waits for the driver, few enough to bound its memory."""
+
+
+class Outcome(NamedTuple):
+    """A job with its result, or with the traceback of its last try."""
+
+    job: Any
+    result: Any = None
+    error: str | None = None
+
+
+Function = Callable[..., Any]
+
+
+class Executor(Protocol):
+    """Runs `function(job, *shared)` for many jobs."""
+
+    def share(self, value: Any) -> Any:
+        """Put a value where every task can read it; the handle may be passed to `run`."""
+        ...
+
+    def run(self, function: Function, jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
+        """Yield an outcome for each job, in the order of completion."""
+        ...
+
+
+class InProcessExecutor(AbstractContextManager["InProcessExecutor"]):
+    """Runs jobs one after the other in this process."""
+
+    def share(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def run(self, function: Function, jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
+        """Yield an outcome for each job; see `Executor.run`."""
+        for job in jobs:
+            yield _try_here(function, job, shared)
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to release."""
+
+
+def _try_here(function: Function, job: Any, shared: tuple[Any, ...]) -> Outcome:
+    error = ""
+    for _ in range(TRIES):
+        try:
+            return Outcome(job, call((), function, job, *shared))
+        except Exception:
+            error = traceback.format_exc()
+    return Outcome(job, error=error)
+
+
+class RayExecutor(AbstractContextManager["RayExecutor"]):
+    """Runs jobs as Ray tasks of one core each.
+
+    Args:
+        address: A Ray cluster to join; None starts a private one on this machine, which ends with this
+            object, is reachable with a random token only, and has neither dashboard nor usage reports.
+        cpus: Cores of the private one; None takes all.
+        modules: Python modules that a worker imports first, such as those that register architectures.
+    """
+
+    def __init__(
+        self, address: str | None = None, cpus: int | None = None, modules: Iterable[str] = ()
+    ) -> None:
+        ray = _import_ray(private=address is None)
+        self._ray, self._modules, self._folder = ray, tuple(modules), None
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+        handler = signal.getsignal(signal.SIGTERM)
+        if address is None:
+            self._folder = tempfile.mkdtemp(prefix="mdzoo-ray-")
+            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=self._folder, **common)
+        else:
+            ray.init(address, **common)
+        signal.signal(signal.SIGTERM, handler)  # ray.init replaces it
+        self._window = max(2, WINDOW_PER_CPU * int(ray.cluster_resources().get("CPU", 1)))
+
+    def share(self, value: Any) -> Any:
+        """A reference to the value in the object store."""
+        return self._ray.put(value)
+
+    def run(self, function: Function, jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
+        """Yield an outcome for each job; see `Executor.run`."""
+        # Ray's own retries are off: a try is counted here, whether the function raised or its worker died.
+        remote = self._ray.remote(num_cpus=1, max_retries=0)(call)
+        waiting: list[tuple[Any, int]] = []
+        pending: dict[Any, tuple[Any, int]] = {}
+        left = iter(jobs)
+
+        def submit(job: Any, tries: int) -> None:
+            reference = remote.remote(self._modules, function, job, *shared)
+            pending[reference] = (job, tries)
+
+        while True:
+            while len(pending) < self._window:
+                if waiting:
+                    submit(*waiting.pop())
+                elif (job := next(left, _END)) is not _END:
+                    submit(job, 1)
+                else:
+                    break
+            if not pending:
+                return
+            (ready,), _ = self._ray.wait(list(pending), num_returns=1)
+            job, tries = pending.pop(ready)
+            try:
+                outcome = Outcome(job, self._ray.get(ready))
+            except self._ray.exceptions.RayError as error:
+                if tries < TRIES:
+                    waiting.append((job, tries + 1))
+                    continue
+                outcome = Outcome(job, error=str(error))
+            yield outcome
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the private cluster, or leave the one that was joined."""
+        self._ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_END = object()
+
+
+def _import_ray(private: bool) -> Any:
+    """The module ray; it reads its authentication from the environment when it is first imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if private and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray
+
+    return ray

@@ -1,0 +1,192 @@
+"""MD tree: a tree of fixed structure on loss-landscape features, whose thresholds are learned.
+
+Source: Zhou et al., "MD tree: a model-diagnostic tree grown on loss landscape", ICML 2024. One predictor and
+one search of either kind serve all structures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.impute import SimpleImputer
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+
+from diagnose.structures import STRUCTURES, Bounds, Tree, decide, settled, text
+from diagnose.thresholds import exact_thresholds, published_thresholds
+
+SEARCHES = {"published": published_thresholds, "exact": exact_thresholds}
+
+BOUND_QUANTILES = (0.02, 0.98)
+"""Quantiles of the training side between which `bounds="data"` looks for a threshold."""
+
+
+class MDTreeClassifier(ClassifierMixin, BaseEstimator):
+    """A tree of fixed structure; each threshold is chosen within bounds to fit the training side.
+
+    Missing values (NaN) are replaced by the median of the training side. Bounds, starts and thresholds are
+    listed in the order of the structure read from the root down, the branch at or below a threshold before
+    the one above.
+
+    Args:
+        structure: A key of `STRUCTURES` (`temperature`, `temperature-similarity`, `width`, `data`) or a
+            `Tree`.
+        search: `published`: one pass over the thresholds, each by bounded scalar minimisation (Brent) of
+            minus the training accuracy, the others held; as published, it often stops short of the optimum.
+            `exact`: the joint optimum of the training accuracy; ties go to the widest margin, then to the
+            nearest to the start, from the root down.
+        bounds: `published`: those of the structure, which belong to ResNet-18 on CIFAR-10. `data`: the
+            quantiles `BOUND_QUANTILES` of each feature on the training side. Or a pair a threshold.
+        start: Thresholds before the fit; None takes those of the structure. A start outside its bounds is
+            moved to the nearer one or, if `bounds="data"`, to the training side's median.
+
+    Attributes:
+        thresholds_: The learned thresholds, in the features' units.
+        tree_: The structure with the bounds and starts that were used.
+        classes_: The labels of its leaves, sorted; those missing on the training side are among them.
+        imputer_: The medians.
+        n_features_in_: Columns of the training side.
+        feature_names_in_: Their names, if it was a DataFrame.
+
+    Examples:
+        >>> features = ["train_error", "mode_connectivity_peak", "hessian_t"]
+        >>> X = pd.DataFrame([[0.0, -9.0, 7.0], [20.0, -1.0, 6.0]], columns=features)
+        >>> MDTreeClassifier().fit(X, ["small", "large"]).predict(X).tolist()
+        ['small', 'large']
+    """
+
+    def __init__(
+        self,
+        *,
+        structure: str | Tree = "temperature",
+        search: str = "published",
+        bounds: str | Sequence[Bounds] = "published",
+        start: Sequence[float] | None = None,
+    ) -> None:
+        self.structure = structure
+        self.search = search
+        self.bounds = bounds
+        self.start = start
+
+    def fit(self, X: pd.DataFrame | ArrayLike, y: ArrayLike) -> Self:
+        """Learn the thresholds.
+
+        Args:
+            X: Features, errors in percent: a DataFrame with a column for each feature of the structure, in
+                any order and among others; or an array of shape (rows, features) with each feature once, in
+                the order of first use.
+            y: Labels of shape (rows,), each one of a leaf.
+
+        Raises:
+            ValueError: If a parameter, a column or a label does not fit the structure.
+        """
+        tree = self._structure()
+        if self.search not in SEARCHES:
+            raise ValueError(f"search is {self.search!r}; it must be one of {list(SEARCHES)}")
+        matrix, labels = _matrix(X, tree), column_or_1d(y)
+        check_consistent_length(matrix, labels)
+        if strange := sorted({str(label) for label in labels} - tree.labels()):
+            raise ValueError(
+                f"y has the labels {strange}, but the leaves are {sorted(tree.labels())}; leave those rows out, "
+                "or use a structure that answers them"
+            )
+        self._remember(X, matrix, tree)
+        columns = self._columns(matrix, tree)
+        self.tree_ = self._settle(tree, columns)
+        self.thresholds_ = np.array(SEARCHES[self.search](self.tree_, columns, labels.astype(str)))
+        return self
+
+    def predict(self, X: pd.DataFrame | ArrayLike) -> NDArray[np.str_]:
+        """The label of each row, shape (rows,).
+
+        Args:
+            X: Features, as for `fit`.
+
+        Raises:
+            ValueError: If a column is missing.
+        """
+        check_is_fitted(self)
+        columns = self._columns(_matrix(X, self.tree_), self.tree_)
+        return decide(self.tree_, columns, self.thresholds_.tolist())
+
+    def export_text(self, decimals: int = 2) -> str:
+        """The tree with its learned thresholds, as indented lines."""
+        check_is_fitted(self)
+        return text(self.tree_, self.thresholds_.tolist(), decimals)
+
+    def __sklearn_tags__(self) -> Tags:
+        """Says that missing values are handled."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _structure(self) -> Tree:
+        if isinstance(self.structure, Tree):
+            return self.structure
+        if self.structure not in STRUCTURES:
+            raise ValueError(
+                f"structure is {self.structure!r}; it must be a Tree or one of {list(STRUCTURES)}"
+            )
+        return STRUCTURES[self.structure]
+
+    def _remember(self, X: pd.DataFrame | ArrayLike, matrix: NDArray[np.float64], tree: Tree) -> None:
+        self.classes_ = np.array(sorted(tree.labels()))
+        self.imputer_ = SimpleImputer(strategy="median", keep_empty_features=True).fit(matrix)
+        self.n_features_in_ = matrix.shape[1]
+        if isinstance(X, pd.DataFrame):
+            self.n_features_in_ = X.shape[1]
+            self.feature_names_in_ = X.columns.to_numpy(dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _columns(self, matrix: NDArray[np.float64], tree: Tree) -> dict[str, NDArray[np.float64]]:
+        complete: NDArray[np.float64] = self.imputer_.transform(matrix)
+        return dict(zip(tree.features(), complete.T, strict=True))
+
+    def _settle(self, tree: Tree, columns: dict[str, NDArray[np.float64]]) -> Tree:
+        """The structure with the bounds and starts that the parameters ask for."""
+        splits = list(tree.splits())
+        bounds = self._bounds(splits, columns)
+        start = [split.start for split in splits] if self.start is None else list(self.start)
+        for name, given in (("bounds", bounds), ("start", start)):
+            if len(given) != len(splits):
+                raise ValueError(
+                    f"{name} has {len(given)} entries; the structure has {len(splits)} thresholds"
+                )
+        for (low, high), split in zip(bounds, splits, strict=True):
+            if not low <= high:
+                raise ValueError(f"bounds of {split.feature} are ({low}, {high}); the lower must come first")
+        if self.bounds == "data":
+            medians = [float(np.median(columns[split.feature])) for split in splits]
+            start = [
+                s if low <= s <= high else m for s, m, (low, high) in zip(start, medians, bounds, strict=True)
+            ]
+        return settled(tree, bounds, (float(np.clip(s, *b)) for s, b in zip(start, bounds, strict=True)))
+
+    def _bounds(self, splits: list[Tree], columns: dict[str, NDArray[np.float64]]) -> list[Bounds]:
+        if not isinstance(self.bounds, str):
+            return [(float(low), float(high)) for low, high in self.bounds]
+        if self.bounds == "published":
+            return [split.bounds for split in splits]
+        if self.bounds == "data":
+            quantiles = {name: np.quantile(values, BOUND_QUANTILES) for name, values in columns.items()}
+            return [(float(low), float(high)) for low, high in (quantiles[s.feature] for s in splits)]
+        raise ValueError(f"bounds is {self.bounds!r}; it must be 'published', 'data' or a pair a threshold")
+
+
+def _matrix(X: pd.DataFrame | ArrayLike, tree: Tree) -> NDArray[np.float64]:
+    """The features of the tree in the order of first use, shape (rows, features); NaN may be among them."""
+    features = tree.features()
+    if isinstance(X, pd.DataFrame):
+        if missing := [name for name in features if name not in X.columns]:
+            raise ValueError(f"X lacks the columns {missing}; the tree reads {features}")
+        X = X[features]
+    matrix: NDArray[np.float64] = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
+    if matrix.shape[1] != len(features):
+        raise ValueError(f"X has {matrix.shape[1]} columns; an array must hold {features}, in that order")
+    return matrix

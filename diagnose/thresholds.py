@@ -1,0 +1,166 @@
+"""Two searches for the thresholds of a tree: the published pass, and the exact joint optimum.
+
+Both maximise the share of the training side that the tree labels right, within the tree's bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from diagnose.structures import Tree, decide
+
+Columns = Mapping[str, NDArray[np.float64]]
+Rows = NDArray[np.bool_]
+
+
+def published_thresholds(tree: Tree, columns: Columns, y: NDArray[np.str_]) -> list[float]:
+    """One pass of bounded minimisation, a threshold at a time, the later ones at their start.
+
+    As in the authors' code: Brent's method on minus the accuracy. That is a step function of the
+    threshold, so the pass may stop far from the optimum.
+
+    Args:
+        tree: Structure with bounds and starts.
+        columns: A value a row for each feature, without NaN.
+        y: Labels of shape (rows,).
+
+    Returns:
+        A threshold a split.
+    """
+    thresholds = [split.start for split in tree.splits()]
+    for place, split in enumerate(tree.splits()):
+
+        def loss(threshold: float, place: int = place) -> float:
+            trial = [*thresholds[:place], threshold, *thresholds[place + 1 :]]
+            return -float(np.mean(decide(tree, columns, trial) == y))
+
+        thresholds[place] = float(minimize_scalar(loss, bounds=split.bounds, method="bounded").x)
+    return thresholds
+
+
+def exact_thresholds(tree: Tree, columns: Columns, y: NDArray[np.str_]) -> list[float]:
+    """The joint optimum; of several, the widest margin from the root down, then the nearest to the start.
+
+    Rows part at the root, and then the branches know nothing of each other: the optimum below a threshold is
+    the sum of two smaller optima. Along one split that sum changes by at most one for each row that changes
+    sides, which bounds all thresholds from those already evaluated, and few have to be.
+
+    Args:
+        tree: Structure with bounds and starts.
+        columns: A value a row for each feature, without NaN.
+        y: Labels of shape (rows,).
+
+    Returns:
+        A threshold a split, halfway between two neighbouring values of the rows that reach it or, where no
+        value divides its bounds, at its start.
+    """
+    return _chosen(tree, np.ones(len(y), dtype=bool), _Sample(columns, y))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The training side, sorted once by each feature."""
+
+    columns: Columns
+    y: NDArray[np.str_]
+
+    @cached_property
+    def orders(self) -> dict[str, NDArray[np.int64]]:
+        return {name: np.argsort(values, kind="stable") for name, values in self.columns.items()}
+
+    @cached_property
+    def _hits(self) -> dict[frozenset[str], Rows]:
+        return {}
+
+    def attainable(self, branch: Tree | str) -> Rows:
+        """Which rows the branch can label right at all."""
+        labels = frozenset({branch} if isinstance(branch, str) else branch.labels())
+        if labels not in self._hits:
+            self._hits[labels] = np.isin(self.y, list(labels))
+        return self._hits[labels]
+
+
+@dataclass(frozen=True)
+class _Cuts:
+    """The ways in which one split can divide some rows: each an interval of equivalent thresholds.
+
+    Attributes:
+        starts: Lower end of each interval, itself included; shape (cuts,).
+        ends: Upper end, itself not included but for the last.
+        positions: Rows at or below a threshold in the interval.
+        scores: Rows labelled right below the split at best, or a bound on that from above.
+    """
+
+    starts: NDArray[np.float64]
+    ends: NDArray[np.float64]
+    positions: NDArray[np.int64]
+    scores: NDArray[np.int64]
+
+
+def _cuts(split: Tree, rows: Rows, sample: _Sample) -> _Cuts:
+    """All cuts; the scores are exact if both branches are leaves."""
+    low, high = split.bounds
+    order = sample.orders[split.feature]
+    order = order[rows[order]]
+    values = sample.columns[split.feature][order]
+    inside = values[(values > low) & (values <= high)]
+    starts = np.concatenate([[low], inside[np.diff(inside, prepend=-np.inf) > 0]])
+    positions = np.searchsorted(values, starts, side="right")
+    below = np.concatenate([[0], np.cumsum(sample.attainable(split.below)[order])])
+    above = np.concatenate([[0], np.cumsum(sample.attainable(split.above)[order])])
+    scores = below[positions] + above[-1] - above[positions]
+    return _Cuts(starts, np.append(starts[1:], high), positions, scores)
+
+
+def _scored(split: Tree, rows: Rows, sample: _Sample, ties: bool) -> _Cuts:
+    """The cuts with the score of the best one exact, and with `ties` of all that equal it."""
+    cuts = _cuts(split, rows, sample)
+    if isinstance(split.below, str) and isinstance(split.above, str):
+        return cuts
+    scores, best = cuts.scores, -1
+    unseen = np.ones(len(scores), dtype=bool)
+    while True:
+        ceilings = np.where(unseen, scores, -1)
+        place = int(np.argmax(ceilings))
+        if ceilings[place] < best + (not ties):
+            return cuts
+        at_most = sample.columns[split.feature] <= cuts.starts[place]
+        score = _optimum(split.below, rows & at_most, sample) + _optimum(split.above, rows & ~at_most, sample)
+        np.minimum(scores, score + np.abs(cuts.positions - cuts.positions[place]), out=scores)
+        unseen[place] = False
+        best = max(best, score)
+
+
+def _optimum(branch: Tree | str, rows: Rows, sample: _Sample) -> int:
+    """How many of the rows the branch labels right at best."""
+    if isinstance(branch, str):
+        return int(np.count_nonzero(sample.attainable(branch) & rows))
+    return int(_scored(branch, rows, sample, ties=False).scores.max())
+
+
+def _chosen(branch: Tree | str, rows: Rows, sample: _Sample) -> list[float]:
+    """The thresholds of the branch, from its root down."""
+    if isinstance(branch, str):
+        return []
+    cuts = _scored(branch, rows, sample, ties=True)
+    middles = _middles(cuts)
+    ranks = (np.abs(middles - branch.start), cuts.starts - cuts.ends, -cuts.scores)
+    threshold = branch.start if len(middles) == 1 else float(middles[np.lexsort(ranks)[0]])
+    at_most = sample.columns[branch.feature] <= threshold
+    return [
+        threshold,
+        *_chosen(branch.below, rows & at_most, sample),
+        *_chosen(branch.above, rows & ~at_most, sample),
+    ]
+
+
+def _middles(cuts: _Cuts) -> NDArray[np.float64]:
+    """A threshold inside each interval: halfway, unless rounding would leave it."""
+    middles = cuts.starts + (cuts.ends - cuts.starts) / 2
+    return np.where(middles < cuts.ends, middles, cuts.starts)

@@ -1,0 +1,140 @@
+"""The feature table: means over runs and pairs, logarithms, aliases, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diagnose import FEATURE_SETS, ZooTables, feature_table
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def tables(config_row: Make, run_row: Make, frame: Make) -> Callable[[list[dict[str, Any]]], pd.DataFrame]:
+    """Metric rows -> the feature table of one configuration with two finished runs and a diverged one."""
+    config = config_row(parameters=50, learning_rate=0.5)
+    name = config["config_id"]
+    runs = [
+        run_row(
+            name, 0, train_error=1, train_loss=0.1, validation_error=10, validation_loss=1, test_error=60
+        ),
+        run_row(
+            name, 1, train_error=3, train_loss=0.3, validation_error=20, validation_loss=2, test_error=80
+        ),
+        run_row(name, 2, "diverged", train_error=90, validation_error=90, test_error=90),
+    ]
+    shared = {"config_id": name, "run_id": f"{name}-0", "recipe": "default", "split": "train", "step": 7}
+
+    def table(metrics: list[dict[str, Any]], recipe: str = "default") -> pd.DataFrame:
+        rows = [shared | {"other_run_id": None} | metric for metric in metrics]
+        configs = frame("configs", [config])
+        return feature_table(configs, frame("runs", runs), frame("metrics", rows), recipe).loc[name]
+
+    return table
+
+
+def _metric(metric: str, value: float | None, **given: Any) -> dict[str, Any]:
+    return {"metric": metric, "value": value, **given}
+
+
+def test_features_of_runs_are_means_over_the_finished_ones(tables: Make) -> None:
+    row = tables([])
+    assert (row["train_error"], row["validation_error"], row["validation_loss"]) == (2, 15, 1.5)
+    assert row["train_loss"] == pytest.approx(0.2)
+
+
+def test_test_features_read_the_validation_half(tables: Make) -> None:
+    """Labels read the other half; its error of 70 percent must be nowhere among the features."""
+    row = tables([])
+    assert (row["test_error"], row["test_loss"]) == (15, 1.5)
+    assert 70 not in row.tolist()
+
+
+def test_logarithms_are_natural(tables: Make) -> None:
+    row = tables([])
+    expected = {"log_data_amount": 100, "log_para_amount": 50, "log_bs": 8, "log_learning_rate": 0.5}
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(np.log(value))
+
+
+def test_hessian_features_are_the_log_of_the_mean_not_the_mean_of_the_logs(tables: Make) -> None:
+    row = tables([_metric(m, v) for m, v in [("hessian_trace", 2), ("hessian_trace", 6)]])
+    assert row["hessian_t"] == pytest.approx(np.log(4))
+    assert np.isnan(row["hessian_e"])
+
+
+def test_the_log_of_a_negative_trace_is_missing(tables: Make) -> None:
+    row = tables([_metric("hessian_trace", -3)])
+    assert row["hessian_trace"] == -3
+    assert np.isnan(row["hessian_t"])
+
+
+def test_metrics_of_pairs_are_means_of_what_could_be_had(tables: Make) -> None:
+    pairs = [_metric("cka", v, other_run_id="x") for v in (0.2, 0.4)]
+    row = tables([*pairs, _metric("cka", None, other_run_id="y", reason="diverged")])
+    assert row["CKA"] == row["cka"] == pytest.approx(0.3)
+
+
+def test_a_metric_that_could_not_be_had_at_all_is_missing(tables: Make) -> None:
+    row = tables([_metric("cka", None, reason="one_run"), _metric("agreement", 0.5)])
+    assert np.isnan(row["CKA"])
+    assert row["agreement"] == 0.5
+
+
+def test_metrics_are_those_of_the_training_images_or_of_none(tables: Make) -> None:
+    row = tables(
+        [
+            _metric("mode_connectivity", -5),
+            _metric("mode_connectivity", -50, split="test"),
+            _metric("mode_connectivity", -70, split="validation"),
+            _metric("l2_distance", 3, split=None),
+        ]
+    )
+    assert (row["mode_connectivity"], row["l2_distance"]) == (-5, 3)
+
+
+def test_metrics_are_those_of_one_recipe_at_its_last_step(tables: Make) -> None:
+    rows = [
+        _metric("agreement", 0.1, step=3),
+        _metric("agreement", 0.2, step=7),
+        _metric("agreement", 0.3, step=9, recipe="paper"),
+    ]
+    assert tables(rows)["agreement"] == 0.2
+    assert tables(rows, "paper")["agreement"] == 0.3
+
+
+def test_a_recipe_that_was_not_measured_is_refused(tables: Make) -> None:
+    with pytest.raises(ValueError, match=r"no metrics of recipe 'paper'.*\['default'\]"):
+        tables([_metric("cka", 1)], "paper")
+
+
+def test_every_feature_of_every_set_is_a_column(noisy_zoo: ZooTables) -> None:
+    table = feature_table(noisy_zoo.configs, noisy_zoo.runs, noisy_zoo.metrics)
+    for feature_set in FEATURE_SETS.values():
+        for columns in feature_set.columns.values():
+            assert table[list(columns)].notna().to_numpy().all()
+    assert table.index.tolist() == noisy_zoo.configs["config_id"].tolist()
+
+
+def test_published_sets_stand_in_the_published_order_and_hide_the_temperature() -> None:
+    landscape = ("train_error", "mode_connectivity_peak", "CKA", "hessian_t")
+    assert FEATURE_SETS["landscape"].columns["temperature"] == landscape
+    validation = ("train_error", "train_loss", "test_loss", "test_error")
+    assert FEATURE_SETS["validation"].columns["data"] == validation
+    hyperparameter = FEATURE_SETS["hyperparameter"].columns
+    assert hyperparameter["temperature"] == ("log_data_amount", "log_para_amount")
+    assert (hyperparameter["width"], hyperparameter["data"]) == (("log_data_amount",), ("log_para_amount",))
+    seen = {column for s in FEATURE_SETS.values() for columns in s.columns.values() for column in columns}
+    assert not seen & {"log_bs", "log_batch_size", "batch_size", "learning_rate", "log_learning_rate"}
+
+
+def test_what_takes_several_runs_is_on_the_twin_track() -> None:
+    twin = {"mode_connectivity", "mode_connectivity_peak", "CKA", "agreement", "l2_distance"}
+    for feature_set in FEATURE_SETS.values():
+        needs_twins = any(twin & set(columns) for columns in feature_set.columns.values())
+        assert feature_set.track == ("twin" if needs_twins else "single")

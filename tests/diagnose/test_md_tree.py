@@ -1,0 +1,226 @@
+"""MDTreeClassifier: planted thresholds, the estimator's contract, and its refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+
+from diagnose import STRUCTURES, MDTreeClassifier, Tree
+from diagnose.structures import decide
+
+TRUE_THRESHOLDS = {
+    "temperature": [0.4, -15.0, 6.0],
+    "temperature-similarity": [0.4, -15.0, 0.6],
+    "width": [0.4, -15.0, -8.0],
+    "data": [0.4, -15.0, 6.0, 7.5, -8.0, 5.0],
+}
+
+
+def _features(rows: int, seed: int = 0) -> pd.DataFrame:
+    draw = np.random.RandomState(seed)
+    ranges = {
+        "hessian_t": (4, 9),
+        "CKA": (0.2, 0.8),
+        "train_error": (0, 1),
+        "mode_connectivity_peak": (-30, 0),
+    }
+    return pd.DataFrame({name: draw.uniform(*ends, size=rows) for name, ends in ranges.items()})
+
+
+def _planted(structure: str, rows: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
+    X = _features(rows, seed)
+    columns = {name: X[name].to_numpy() for name in X}
+    return X, decide(STRUCTURES[structure], columns, TRUE_THRESHOLDS[structure])
+
+
+def _by_hand(structure: str, row: dict[str, float]) -> str:
+    """The published conditions, top down, at their starts."""
+    poor, sharp = row["mode_connectivity_peak"] <= -10, row["hessian_t"] > 7
+    match structure, row["train_error"] <= 0.5:
+        case "temperature", True:
+            return "small"
+        case "temperature", False:
+            return "small" if poor and sharp else "large"
+        case "temperature-similarity", True:
+            return "small"
+        case "temperature-similarity", False:
+            return "small" if poor and row["CKA"] <= 0.5 else "large"
+        case "width", _:
+            return "width" if poor else "batch"
+        case "data", True:
+            return "batch" if sharp else "data"
+        case _:
+            return "batch" if poor or sharp else "data"
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_published_structures_answer_by_the_published_conditions(structure: str) -> None:
+    tree, X = STRUCTURES[structure], _features(200)
+    answers = decide(tree, {n: X[n].to_numpy() for n in X}, [split.start for split in tree.splits()])
+    assert answers.tolist() == [_by_hand(structure, row) for row in X.to_dict("records")]
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("bounds", ["published", "data"])
+def test_exact_search_recovers_planted_thresholds(structure: str, bounds: str) -> None:
+    X, y = _planted(structure, rows=1500)
+    tree = MDTreeClassifier(structure=structure, search="exact", bounds=bounds).fit(X, y)
+    assert (tree.predict(X) == y).all()
+    spans = [high - low for low, high in (split.bounds for split in STRUCTURES[structure].splits())]
+    assert (np.abs(tree.thresholds_ - TRUE_THRESHOLDS[structure]) < 0.03 * np.array(spans)).all()
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_published_search_finds_each_planted_threshold_while_the_others_are_held_there(
+    structure: str,
+) -> None:
+    X, y = _planted(structure, rows=1500)
+    tree = MDTreeClassifier(structure=structure, start=TRUE_THRESHOLDS[structure]).fit(X, y)
+    spans = [high - low for low, high in (split.bounds for split in STRUCTURES[structure].splits())]
+    assert (np.abs(tree.thresholds_ - TRUE_THRESHOLDS[structure]) < 0.03 * np.array(spans)).all()
+
+
+@pytest.mark.parametrize("search", ["published", "exact"])
+def test_thresholds_stay_inside_their_bounds(search: str) -> None:
+    X, y = _planted("temperature", rows=300)
+    bounds = [(0.6, 0.7), (-9.0, -5.0), (7.0, 8.0)]
+    tree = MDTreeClassifier(search=search, bounds=bounds).fit(X, y)
+    low, high = np.array(bounds).T
+    assert (low <= tree.thresholds_).all()
+    assert (tree.thresholds_ <= high).all()
+
+
+def test_data_bounds_are_quantiles_and_a_start_outside_moves_to_the_median() -> None:
+    X = _features(101) * 1000
+    X["train_error"] = np.linspace(0, 100, 101)
+    tree = MDTreeClassifier(bounds="data").fit(X, ["small", *["large"] * 100])
+    first, *_, last = tree.tree_.splits()
+    assert first.bounds == (2, 98)
+    assert first.start == 50  # the published 0.5 lies below the bounds
+    assert last.start == X["hessian_t"].median()
+
+
+def test_a_start_outside_given_bounds_moves_to_the_nearer_end() -> None:
+    X, y = _planted("width", rows=50)
+    tree = MDTreeClassifier(
+        structure="width", bounds=[(0, 1), (-30, -20), (-30, 0)], start=(0.3, -10, -7)
+    ).fit(X, y)
+    assert [split.start for split in tree.tree_.splits()] == [0.3, -20, -7]
+
+
+def test_frames_are_read_by_name_and_arrays_in_order_of_first_use() -> None:
+    X, y = _planted("data", rows=200)
+    by_name = MDTreeClassifier(structure="data").fit(X, y)
+    array = X[["train_error", "mode_connectivity_peak", "hessian_t"]].to_numpy()
+    by_place = MDTreeClassifier(structure="data").fit(array, y)
+    assert by_name.thresholds_.tolist() == by_place.thresholds_.tolist()
+    assert by_name.predict(X[X.columns[::-1]]).tolist() == by_place.predict(array).tolist()
+    assert by_name.feature_names_in_.tolist() == list(X)
+    assert (by_name.n_features_in_, by_place.n_features_in_) == (4, 3)
+    assert not hasattr(by_place, "feature_names_in_")
+
+
+def test_missing_values_are_medians_of_the_training_side() -> None:
+    X, y = _planted("temperature", rows=201)
+    tree = MDTreeClassifier(search="exact").fit(X, y)
+    holes, filled = X.copy(), X.copy()
+    holes.loc[:100, "hessian_t"] = np.nan
+    filled.loc[:100, "hessian_t"] = X["hessian_t"].median()
+    assert tree.predict(holes).tolist() == tree.predict(filled).tolist()
+    filled.loc[:100, "hessian_t"] = holes["hessian_t"].median()
+    refitted, expected = clone(tree).fit(holes, y), clone(tree).fit(filled, y)
+    assert refitted.thresholds_.tolist() == expected.thresholds_.tolist()
+
+
+@pytest.mark.parametrize("bounds", ["published", "data"])
+@pytest.mark.parametrize("search", ["published", "exact"])
+def test_a_feature_that_is_missing_everywhere_leaves_the_others_to_decide(search: str, bounds: str) -> None:
+    X, _ = _planted("width", rows=100)
+    y = np.where(X["mode_connectivity_peak"] <= -15, "width", "batch")
+    tree = MDTreeClassifier(structure="width", search=search, bounds=bounds).fit(
+        X.assign(train_error=np.nan), y
+    )
+    assert tree.score(X.assign(train_error=np.nan), y) > 0.95
+
+
+@pytest.mark.parametrize("search", ["published", "exact"])
+@pytest.mark.parametrize("only", ["small", "large"])
+def test_one_class_is_enough_to_learn_from(search: str, only: str) -> None:
+    X = _features(40)
+    tree = MDTreeClassifier(search=search).fit(X, [only] * 40)
+    assert tree.classes_.tolist() == ["large", "small"]
+    assert tree.score(X, [only] * 40) > (0.99 if search == "exact" else 0.5)
+
+
+def test_it_is_a_scikit_learn_estimator() -> None:
+    tree = MDTreeClassifier(structure="width", search="exact", bounds="data", start=(1, 2, 3))
+    assert clone(tree).get_params() == tree.get_params()
+    X, y = _planted("width", rows=120)
+    assert cross_val_score(MDTreeClassifier(structure="width", search="exact"), X, y, cv=3).min() > 0.9
+    with pytest.raises(NotFittedError):
+        MDTreeClassifier().predict(X)
+
+
+def test_a_structure_of_ones_own() -> None:
+    stump = Tree("log_para_amount", "width", "batch", start=10, bounds=(0, 20))
+    X = pd.DataFrame({"log_para_amount": [1.0, 2.0, 6.0, 7.0]})
+    y = ["width", "width", "batch", "batch"]
+    tree = MDTreeClassifier(structure=stump, search="exact").fit(X, y)
+    assert tree.thresholds_.tolist() == [4]
+    assert tree.export_text() == (
+        "|--- log_para_amount <= 4.00\n|   |--- class: width\n|--- log_para_amount >  4.00\n|   |--- class: batch\n"
+    )
+
+
+def test_text_indents_a_nested_structure_by_depth() -> None:
+    X, y = _planted("temperature", rows=100)
+    tree = MDTreeClassifier(bounds=[(0.4, 0.4), (-15, -15), (6, 6)], search="exact").fit(X, y)
+    lines = tree.export_text(decimals=1).splitlines()
+    assert lines[1:5] == [
+        "|   |--- class: small",
+        "|--- train_error >  0.4",
+        "|   |--- mode_connectivity_peak <= -15.0",
+        "|   |   |--- hessian_t <= 6.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"structure": "depth"}, r"structure is 'depth'; it must be a Tree or one of \['temperature'"),
+        ({"search": "grid"}, r"search is 'grid'; it must be one of \['published', 'exact'\]"),
+        ({"bounds": "wide"}, "bounds is 'wide'; it must be 'published', 'data' or a pair a threshold"),
+        ({"bounds": [(0, 1)]}, "bounds has 1 entries; the structure has 3 thresholds"),
+        (
+            {"bounds": [(0, 1), (0, -30), (4, 9)]},
+            r"bounds of mode_connectivity_peak are \(0.0, -30.0\); the lower",
+        ),
+        ({"start": (0.5, -10)}, "start has 2 entries; the structure has 3 thresholds"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(parameters: dict[str, Any], message: str) -> None:
+    X, y = _planted("temperature", rows=10)
+    with pytest.raises(ValueError, match=message):
+        MDTreeClassifier(**parameters).fit(X, y)
+
+
+def test_columns_and_labels_that_do_not_fit_are_refused() -> None:
+    X, y = _planted("temperature", rows=10)
+    with pytest.raises(
+        ValueError, match=r"X lacks the columns \['hessian_t'\]; the tree reads \['train_error'"
+    ):
+        MDTreeClassifier().fit(X.drop(columns="hessian_t"), y)
+    with pytest.raises(ValueError, match="X has 4 columns; an array must hold"):
+        MDTreeClassifier().fit(X.to_numpy(), y)
+    with pytest.raises(
+        ValueError, match=r"y has the labels \['optimal'\], but the leaves are \['large', 'small'\]"
+    ):
+        MDTreeClassifier().fit(X, [*y[:9], "optimal"])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        MDTreeClassifier().fit(X, y[:9])

@@ -1,0 +1,79 @@
+"""Small networks and data that the landscape tests share."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+
+class Split(NamedTuple):
+    """Images and labels."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class RunData(NamedTuple):
+    """What one configuration trains and is measured on."""
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: int
+
+
+def cnn(width: int, seed: int) -> nn.Module:
+    """A network of three 3x3 convolutions with BatchNorm, for one channel and ten classes."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for given, made, pooling in (
+        (1, width, nn.MaxPool2d(2)),
+        (width, 2 * width, nn.MaxPool2d(2)),
+        (2 * width, 4 * width, nn.AdaptiveAvgPool2d(1)),
+    ):
+        layers += [nn.Conv2d(given, made, 3, padding=1, bias=False), nn.BatchNorm2d(made), nn.ReLU(), pooling]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width, 10))
+
+
+def trained(width: int, seed: int, train: Split) -> nn.Module:
+    """That network after 400 steps of batch 32."""
+    model, generator = cnn(width, seed), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for _ in range(400):
+        chosen = torch.randint(0, len(train.labels), (32,), generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(model(train.images[chosen]), train.labels[chosen]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def make_cnn() -> Callable[[int, int], nn.Module]:
+    """Builds an untrained network from a width and a seed."""
+    return cnn
+
+
+@pytest.fixture(scope="session")
+def make_split() -> type[Split]:
+    """Makes a split of images and labels."""
+    return Split
+
+
+@pytest.fixture(scope="session")
+def digits() -> RunData:
+    """Scikit-learn's digits: 1,000 training, 400 validation and 397 test images."""
+    raw = load_digits()
+    images = torch.tensor(raw.data, dtype=torch.float32).view(-1, 1, 8, 8)
+    images, labels = (images - images.mean()) / images.std(), torch.tensor(raw.target)
+    parts = zip(images.split([1000, 400, 397]), labels.split([1000, 400, 397]), strict=True)
+    return RunData(*(Split(*part) for part in parts), classes=10)
+
+
+@pytest.fixture(scope="session")
+def trained_pair(digits: RunData) -> tuple[nn.Module, nn.Module]:
+    """Two networks of width 6, trained on the digits from different seeds, in eval mode."""
+    return trained(6, 0, digits.train), trained(6, 1, digits.train)

@@ -1,0 +1,192 @@
+"""Curves between models: their ends, their gradient, their summary."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zoo.landscape.connectivity import (
+    CurveRecipe,
+    batch_schedule,
+    bezier_weights,
+    curve_errors,
+    learning_rate_factor,
+    mode_connectivity,
+    mode_connectivity_peak,
+    train_bend,
+)
+from zoo.landscape.evaluation import evaluate, recalibrate_batch_norm
+from zoo.landscape.weights import FlatModel, flat_pair, flat_weights
+
+STILL = CurveRecipe(learning_rate=0.0, sample_passes=100)
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_curve_starts_and_ends_at_the_models_and_bends_between() -> None:
+    assert bezier_weights(torch.tensor([0.0, 0.5, 1.0])).tolist() == [[1, 0, 0], [0.25, 0.5, 0.25], [0, 0, 1]]
+    assert bezier_weights(torch.rand(50, generator=stream())).sum(1) == pytest.approx(1)
+
+
+def test_errors_at_the_ends_are_those_of_the_models(trained_pair, digits) -> None:
+    """The models' own errors, their BatchNorm statistics recomputed."""
+    errors = curve_errors(*trained_pair, digits.train, digits.validation, CurveRecipe(), stream())
+    for index, model in ((0, trained_pair[0]), (-1, trained_pair[1])):
+        end = copy.deepcopy(model)
+        recalibrate_batch_norm(end, digits.train.images, 512)
+        assert errors.train[index] == evaluate(end, digits.train)[1]
+        assert errors.validation[index] == evaluate(end, digits.validation)[1]
+
+
+def test_without_batch_norm_the_ends_are_the_models_as_they_are(digits) -> None:
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10)) for _ in range(2)]
+    errors = curve_errors(*models, digits.train, digits.validation, STILL, stream())
+    assert [errors.train[0], errors.train[-1]] == [evaluate(model, digits.train)[1] for model in models]
+    assert errors.train[0] != errors.train[-1]
+
+
+def test_between_identical_models_there_is_no_barrier(trained_pair, digits) -> None:
+    model = trained_pair[0]
+    errors = curve_errors(model, model, digits.train, digits.validation, STILL, stream())
+    assert set(errors.train) == {errors.train[0]}
+    assert mode_connectivity(errors.train) == mode_connectivity(errors.validation) == 0
+
+
+def test_training_the_bend_lowers_the_barrier(trained_pair, digits) -> None:
+    line = curve_errors(*trained_pair, digits.train, digits.validation, STILL, stream())
+    curve = curve_errors(*trained_pair, digits.train, digits.validation, CurveRecipe(), stream())
+    assert mode_connectivity_peak(line.train) < -25
+    assert mode_connectivity_peak(curve.train) > -5
+    assert curve.train[0] == line.train[0]
+
+
+def test_the_bend_steps_as_momentum_sgd_through_the_interpolation(trained_pair, digits) -> None:
+    """The oracle: autograd from the bend through the interpolated weights, with torch's own optimiser."""
+    recipe = CurveRecipe(64, learning_rate=0.2, weight_decay=0.05, sample_passes=3 * 64)
+    train = type(digits.train)(digits.train.images[:64], digits.train.labels[:64])
+    start, end = flat_pair(*trained_pair)
+    points = torch.stack([start, (start + end) / 2, end])
+    bend = points[1].clone().requires_grad_()
+    assert train_bend(FlatModel(trained_pair[0]), points, train, recipe, stream(5)) == (3, 192)
+
+    replay, module = stream(5), copy.deepcopy(trained_pair[0]).train()
+    orders = [torch.randperm(64, generator=replay) for _ in range(3)]
+    optimizer = torch.optim.SGD([bend], lr=0.2, momentum=0.9)
+    named = dict(module.named_parameters())
+    for step, (order, t) in enumerate(zip(orders, torch.rand(3, generator=replay), strict=True)):
+        flat = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
+        parts = zip(named.items(), flat.split([p.numel() for p in named.values()]), strict=True)
+        weights = {name: part.view(p.shape) for (name, p), part in parts}
+        answers = torch.func.functional_call(module, weights, (train.images[order],))
+        loss = F.cross_entropy(answers, train.labels[order]) + 0.5 * 0.05 * flat.square().sum()
+        optimizer.param_groups[0]["lr"] = 0.2 * learning_rate_factor(step / 3)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(points[1], bend.detach(), rtol=1e-4, atol=1e-5)
+    assert (points[1] - (start + end) / 2).norm() > 0.1
+    assert torch.equal(points[0], start)
+
+
+def test_a_random_bend_starts_at_the_untrained_model(trained_pair, make_cnn, digits) -> None:
+    recipe, initial = dataclasses.replace(STILL, random_bend=True), make_cnn(6, 9)
+    errors = curve_errors(*trained_pair, digits.train, digits.validation, recipe, stream(), initial)
+    middle = FlatModel(trained_pair[0])
+    start, end = flat_pair(*trained_pair)
+    middle.weights.copy_(0.25 * start + 0.5 * flat_weights(initial) + 0.25 * end)
+    recalibrate_batch_norm(middle.module, digits.train.images, 512)
+    assert errors.train[2] == pytest.approx(evaluate(middle.module, digits.train)[1], abs=0.5)
+    line = curve_errors(*trained_pair, digits.train, digits.validation, STILL, stream())
+    assert errors.train[2] != line.train[2]
+
+
+def test_a_random_bend_needs_the_untrained_model(trained_pair, digits) -> None:
+    recipe = dataclasses.replace(STILL, random_bend=True)
+    with pytest.raises(ValueError, match="starts the bend at an untrained model; pass initial_model"):
+        curve_errors(*trained_pair, digits.train, digits.validation, recipe, stream())
+
+
+def test_models_of_two_architectures_have_no_curve(trained_pair, make_cnn, digits) -> None:
+    with pytest.raises(
+        ValueError, match=r"different architectures: parameter 0.weight is \(6, 1, 3, 3\) and \(2,"
+    ):
+        curve_errors(trained_pair[0], make_cnn(2, 0), digits.train, digits.validation, STILL, stream())
+
+
+def test_a_bend_that_diverges_gives_nan_and_not_an_error_rate(trained_pair, digits) -> None:
+    recipe = CurveRecipe(learning_rate=1e38, sample_passes=200)
+    errors = curve_errors(*trained_pair, digits.train, digits.validation, recipe, stream())
+    assert math.isnan(errors.train[2])
+    assert math.isnan(errors.validation[2])
+
+
+def test_curves_repeat_and_leave_the_models_alone(trained_pair, digits) -> None:
+    before = [copy.deepcopy(model.state_dict()) for model in trained_pair]
+    recipe = CurveRecipe(sample_passes=500)
+    first, again, other = (
+        curve_errors(*trained_pair, digits.train, digits.validation, recipe, stream(seed))
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    for model, state in zip(trained_pair, before, strict=True):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+        assert not model.training
+
+
+def test_images_are_limited_and_costs_counted(trained_pair, digits) -> None:
+    recipe = CurveRecipe(batch_size=50, sample_passes=210, evaluation_images=300)
+    errors = curve_errors(*trained_pair, digits.train, digits.validation, recipe, stream())
+    assert (errors.train_images, errors.validation_images, errors.steps) == (300, 300, 5)
+    assert errors.sample_passes == 3 * 210 + 5 * (300 + 300 + 300)
+    limitless = dataclasses.replace(recipe, evaluation_images=None)
+    errors = curve_errors(*trained_pair, digits.train, digits.validation, limitless, stream())
+    assert (errors.train_images, errors.validation_images) == (1000, 400)
+
+
+def test_every_epoch_shows_every_image_and_the_last_is_cut() -> None:
+    batches = [indices for indices, _ in batch_schedule(10, CurveRecipe(4, sample_passes=25), stream())]
+    assert [len(indices) for indices in batches] == [4, 4, 2, 4, 4, 2, 4]
+    assert (
+        sorted(torch.cat(batches[:3]).tolist()) == sorted(torch.cat(batches[3:6]).tolist()) == list(range(10))
+    )
+    assert batches[0].tolist() != batches[3].tolist()
+
+
+def test_a_batch_of_one_is_left_out_unless_there_is_no_other() -> None:
+    recipe = CurveRecipe(4, sample_passes=9)
+    assert [len(indices) for indices, _ in batch_schedule(9, recipe, stream())] == [4, 4]
+    assert [len(indices) for indices, _ in batch_schedule(1, CurveRecipe(4, sample_passes=2), stream())] == [
+        1,
+        1,
+    ]
+
+
+def test_the_learning_rate_falls_by_step_or_by_epoch() -> None:
+    assert [learning_rate_factor(p) for p in (0, 0.5, 0.7, 0.9, 1)] == pytest.approx(
+        [1, 1, 0.505, 0.01, 0.01]
+    )
+    by_step = [rate for _, rate in batch_schedule(10, CurveRecipe(5, 2.0, sample_passes=100), stream())]
+    assert by_step == pytest.approx([2 * learning_rate_factor(step / 20) for step in range(20)])
+    by_epoch = [rate for _, rate in batch_schedule(10, CurveRecipe(5, 2.0, epochs=10), stream())]
+    assert by_epoch == pytest.approx([2 * learning_rate_factor((step // 2 + 1) / 10) for step in range(20)])
+
+
+@pytest.mark.parametrize(
+    ("errors", "connectivity", "peak"),
+    [
+        ((0.0, 10.0, 20.0, 5.0, 2.0), -19.0, -20.0),
+        ((12.0, 2.0, 1.0, 3.0, 8.0), 9.0, -3.0),
+        ((4.0, 4.0, 4.0, 4.0, 4.0), 0.0, -4.0),
+        ((0.0, 4.0, 4.0, 4.0, 10.0), 5.0, -4.0),
+    ],
+)
+def test_summaries_of_known_curves(errors: tuple[float, ...], connectivity: float, peak: float) -> None:
+    assert mode_connectivity(errors) == connectivity
+    assert mode_connectivity_peak(errors) == peak

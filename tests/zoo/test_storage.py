@@ -1,0 +1,51 @@
+"""Storage: a file is there whole or not at all."""
+
+import os
+
+import pytest
+
+from zoo.storage import Store
+
+
+def test_round_trip_and_listing(tmp_path):
+    store = Store(tmp_path / "zoo")
+    assert store.names("fragments/runs", ".parquet") == []
+    store.write("fragments/runs/b.parquet", b"2")
+    store.write("fragments/runs/a.parquet", b"1")
+    store.write("fragments/runs/a.parquet", b"3")
+    assert store.names("fragments/runs", ".parquet") == [
+        "fragments/runs/a.parquet",
+        "fragments/runs/b.parquet",
+    ]
+    assert store.read("fragments/runs/a.parquet") == b"3"
+
+
+def test_the_same_content_has_the_same_name(tmp_path):
+    store = Store(tmp_path)
+    first = store.write_named_by_content("checkpoints", b"weights", ".safetensors")
+    assert store.write_named_by_content("checkpoints", b"weights", ".safetensors") == first
+    assert store.write_named_by_content("checkpoints", b"other", ".safetensors") != first
+    assert store.read(first) == b"weights"
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_write_that_breaks_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, broken):
+    store = Store(tmp_path)
+    store.write("t.parquet", b"old")
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, broken, fail)
+    with pytest.raises(OSError, match="no space left"):
+        store.write("t.parquet", b"new")
+    monkeypatch.undo()
+    assert store.read("t.parquet") == b"old"
+    assert os.listdir(tmp_path) == ["t.parquet"]
+
+
+def test_a_file_in_the_making_is_not_listed(tmp_path):
+    store = Store(tmp_path)
+    store.write("f/a.parquet", b"1")
+    (tmp_path / "f" / ".b.parquet.123.tmp").write_bytes(b"half")
+    assert store.names("f", ".parquet") == ["f/a.parquet"]

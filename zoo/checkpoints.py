@@ -1,0 +1,78 @@
+"""Checkpoints: one safetensors file a stack, each tensor with the run as its leading axis."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from zoo.config import Run
+from zoo.models import ImageShape, build_model
+from zoo.storage import Store
+
+FOLDER = "checkpoints"
+
+
+def pack(runs: Sequence[Run], weights: Sequence[Mapping[str, Tensor]], shape: ImageShape) -> bytes:
+    """The weights of the runs as one safetensors file.
+
+    Args:
+        runs: K runs of one stack.
+        weights: Their K state dicts, equal in names and shapes.
+        shape: Shape of the data they were trained on.
+
+    Returns:
+        The bytes of the file: each tensor [K, ...], and in the header the run ids, the architecture, the
+        width and the data's shape, so that the file can be read without its tables.
+    """
+    stacked = {name: torch.stack([w[name] for w in weights]).contiguous() for name in weights[0]}
+    config = runs[0].config
+    header = {
+        "run_ids": json.dumps([run.run_id for run in runs]),
+        "architecture": config.architecture,
+        "width": str(config.width),
+        "shape": json.dumps(shape._asdict()),
+    }
+    return safetensors.torch.save(stacked, metadata=header)
+
+
+def load_run(store: Store, name: str, index: int, run_id: str, sha256: str | None = None) -> nn.Module:
+    """One run of a stack's file as a plain module in eval mode.
+
+    Args:
+        store: The zoo's store.
+        name: The file's name below its root.
+        index: Position of the run along the leading axis.
+        run_id: The run that is expected there.
+        sha256: If given, the file's bytes are read whole and checked against it; without it, only the
+            run's own slice is read.
+
+    Raises:
+        ValueError: If the file is damaged, or holds another run at this position.
+    """
+    path = store.root / name
+    if sha256 is not None and (found := hashlib.sha256(store.read(name)).hexdigest()) != sha256:
+        raise ValueError(
+            f"{name} is damaged: its SHA-256 is {found}, its table says {sha256}; train its runs again"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            run_ids = json.loads(header["run_ids"])
+            if index >= len(run_ids) or run_ids[index] != run_id:
+                raise ValueError(
+                    f"{name} does not hold run {run_id} at position {index}; its runs are {run_ids}"
+                )
+            weights = {key: file.get_slice(key)[index] for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{name} is not a readable safetensors file: {error}; train its runs again"
+        ) from error
+    shape = ImageShape(**json.loads(header["shape"]))
+    model = build_model(header["architecture"], int(header["width"]), shape)
+    model.load_state_dict(weights)
+    return model.eval()

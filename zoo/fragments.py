@@ -1,0 +1,103 @@
+"""Fragments: what tasks have committed, and the merge of it into tables.
+
+A run is finished when a fragment lists it. Two fragments may list the same run (a retry can overlap its
+original): a run that did not fail wins over one that did, then the lexically first file wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zoo import tables
+from zoo.storage import Store
+
+RUNS, METRICS = "fragments/runs", "fragments/metrics"
+
+
+class Measurement(NamedTuple):
+    """What one measurement concerns: a run, or a pair of runs."""
+
+    run_id: str
+    other_run_id: str | None = None
+
+
+def commit_runs(store: Store, rows: list[dict[str, Any]]) -> None:
+    """Commit rows of `runs` with their nested history; whatever file they name has to be there already."""
+    store.write_named_by_content(RUNS, tables.to_bytes(tables.to_table("run_fragments", rows)), ".parquet")
+
+
+def commit_metrics(store: Store, rows: list[dict[str, Any]]) -> None:
+    """Commit rows of `metrics`; all rows of a measurement belong into one commit."""
+    store.write_named_by_content(METRICS, tables.to_bytes(tables.to_table("metrics", rows)), ".parquet")
+
+
+def _read(store: Store, folder: str, name: str) -> Iterator[pa.Table]:
+    for fragment in store.names(folder, ".parquet"):
+        yield tables.from_bytes(name, store.read(fragment), fragment)
+
+
+def run_status(store: Store) -> dict[str, str]:
+    """The status of every run that a fragment lists, by run_id."""
+    status: dict[str, str] = {}
+    for table in _read(store, RUNS, "run_fragments"):
+        for run_id, new in zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True):
+            if status.get(run_id, "failed") == "failed":
+                status[run_id] = new
+    return status
+
+
+def measured(store: Store, recipe: str) -> set[Measurement]:
+    """The measurements that are committed for a metric recipe."""
+    found: set[Measurement] = set()
+    for table in _read(store, METRICS, "metrics"):
+        own = table.filter(pc.equal(table["recipe"], recipe))
+        found.update(map(Measurement, own["run_id"].to_pylist(), own["other_run_id"].to_pylist()))
+    return found
+
+
+def merge_runs(store: Store) -> tuple[pa.Table, pa.Table]:
+    """The tables `runs` and `history` of all fragments, each run once, sorted by run_id."""
+    status = run_status(store)
+    taken: set[str] = set()
+    parts = []
+    for table in _read(store, RUNS, "run_fragments"):
+        keep = []
+        for run_id, own in zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True):
+            keep.append(run_id not in taken and own == status[run_id])
+            if keep[-1]:
+                taken.add(run_id)
+        parts.append(table.filter(pa.array(keep, pa.bool_())))
+    merged = _sorted(parts, "run_fragments", ["config_id", "seed"])
+    runs = merged.drop_columns(["history"]).cast(tables.SCHEMAS["runs"])
+    return runs, _unnest_history(merged)
+
+
+def _unnest_history(merged: pa.Table) -> pa.Table:
+    nested = merged["history"].combine_chunks()
+    parents = pc.list_parent_indices(nested)
+    rows = pc.list_flatten(nested)
+    ids = merged.select(["run_id", "config_id", "seed"]).take(parents)
+    columns = [*ids.columns, *rows.flatten()]
+    return pa.Table.from_arrays(columns, schema=tables.SCHEMAS["history"])
+
+
+def merge_metrics(store: Store) -> pa.Table:
+    """The table `metrics` of all fragments, each measurement once a recipe, sorted by its ids and metric."""
+    taken: set[tuple[Measurement, str]] = set()
+    parts = []
+    for table in _read(store, METRICS, "metrics"):
+        columns = (table[name].to_pylist() for name in ("run_id", "other_run_id", "recipe"))
+        keys = [(Measurement(run, other), recipe) for run, other, recipe in zip(*columns, strict=True)]
+        parts.append(table.filter(pa.array([key not in taken for key in keys], pa.bool_())))
+        taken.update(keys)
+    return _sorted(parts, "metrics", ["config_id", "run_id", "other_run_id", "metric", "split", "recipe"])
+
+
+def _sorted(parts: list[pa.Table], name: str, keys: list[str]) -> pa.Table:
+    if not parts:
+        return tables.to_table(name, [])
+    return pa.concat_tables(parts).sort_by([(key, "ascending") for key in keys])

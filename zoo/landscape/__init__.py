@@ -1,0 +1,1 @@
+"""Metrics of the loss landscape around a trained model, and between two of them."""

@@ -1,0 +1,173 @@
+"""Trace and top eigenvalue of the Hessian of the training loss, from exact Hessian-vector products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.landscape.estimate import Estimate, mean_and_standard_error
+from zoo.landscape.evaluation import device_of, evaluation_mode
+from zoo.landscape.weights import flatten, trainable
+
+GRADIENT_PASSES = 3
+"""Cost an image of a gradient, in forward passes: one forward and a backward pass."""
+
+PRODUCT_PASSES = 6
+"""Cost an image of a Hessian-vector product: a backward pass through the gradient's forward and backward."""
+
+
+class HessianOperator:
+    r"""Products $Hv$ with the Hessian $H = \nabla^2 L(\theta)$ of the mean loss over some images.
+
+    $Hv = \nabla (\nabla L^\top v)$ by double backward (Pearlmutter, Fast Exact Multiplication by the Hessian,
+    1994). The model is in eval mode, so BatchNorm is an affine map with fixed statistics; $\theta$ are the
+    trainable parameters. The graph of the gradient is built once and kept for all products: a product is
+    one backward pass, and memory grows with the number of images.
+
+    Attributes:
+        size: Number of trainable parameters, P.
+        images: Number of images, N.
+        device: Where vectors are expected.
+        dtype: Their number format.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    ) -> None:
+        """Build the graph of the gradient.
+
+        Args:
+            model: A model, left as it was; its `.grad` fields are not touched.
+            images: [N, C, H, W], on any device.
+            labels: [N], or whatever `loss` takes.
+            loss: Mean loss of outputs and labels.
+
+        Raises:
+            ValueError: If no parameter is trainable, or there are no images.
+        """
+        self._parameters = trainable(model)
+        if not self._parameters:
+            raise ValueError(f"{type(model).__name__} has no trainable parameters; set requires_grad on some")
+        if not len(images):
+            raise ValueError("the Hessian of the loss over 0 images is undefined; give at least 1")
+        self.device = device_of(model)
+        with evaluation_mode(model), torch.enable_grad():
+            value = loss(model(images.to(self.device)), labels.to(self.device))
+            gradients = torch.autograd.grad(value, self._parameters, create_graph=True)
+            self._gradient = flatten(gradients)
+        self.size, self.images = self._gradient.numel(), len(images)
+        self.dtype = self._gradient.dtype
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """The product with a vector [P], as a vector [P]."""
+        products = torch.autograd.grad(self._gradient, self._parameters, vector, retain_graph=True)
+        return flatten(products)
+
+    def cost(self, products: int) -> float:
+        """Sample passes of the graph and so many products."""
+        return float(self.images * (GRADIENT_PASSES + PRODUCT_PASSES * products))
+
+
+def hessian_trace(
+    operator: HessianOperator,
+    generator: torch.Generator,
+    probes: int = 32,
+    tolerance: float | None = None,
+) -> Estimate:
+    r"""Trace of the Hessian by Hutchinson's estimator with Rademacher probes.
+
+    $\mathrm{tr} H = E[z^\top H z]$ for entries of $z$ that are +1 or -1 with equal chance (Hutchinson, A
+    stochastic estimator of the trace of the influence matrix, 1990, eq. 2.1; PyHessian, Yao et al. 2020,
+    section III). PyHessian stops where the running mean moves by less than a tolerance,
+    $|m_k - m_{k-1}| / (|m_{k-1}| + 10^{-6}) <$ tolerance (it leaves out the inner absolute value, a fault: a
+    negative mean stops it at once).
+
+    Args:
+        operator: The Hessian.
+        generator: Draws the probes, on the CPU.
+        probes: Number of probes; with a tolerance, the largest number.
+        tolerance: Relative change of the running mean at which to stop; None takes all probes, and then
+            the standard error is that of a fixed number of draws. A stop that looks at the draws makes it
+            too small.
+
+    Raises:
+        ValueError: If `probes` is below 1.
+    """
+    if probes < 1:
+        raise ValueError(f"probes is {probes}; the trace takes at least 1")
+    draws: list[float] = []
+    mean, converged = math.nan, None if tolerance is None else False
+    for _ in range(probes):
+        probe = torch.randint(0, 2, (operator.size,), generator=generator).mul(2).sub(1)
+        vector = probe.to(operator.device, operator.dtype)
+        draws.append(torch.dot(vector, operator @ vector).item())
+        previous, mean = mean, sum(draws) / len(draws)
+        if tolerance is not None and _settled(previous, mean, tolerance):
+            converged = True
+            break
+    value, standard_error = mean_and_standard_error(draws)
+    return Estimate(
+        value=value,
+        standard_error=standard_error,
+        samples=operator.images,
+        iterations=len(draws),
+        converged=converged,
+        sample_passes=operator.cost(len(draws)),
+    ).finite()
+
+
+def hessian_top_eigenvalue(
+    operator: HessianOperator,
+    generator: torch.Generator,
+    iterations: int = 100,
+    tolerance: float = 1e-3,
+) -> Estimate:
+    r"""Eigenvalue of the Hessian with the largest absolute value, by power iteration.
+
+    Returns the Rayleigh quotient $v^\top H v$ of the unit vector $v$, with its sign, and stops where it moves
+    by less than the tolerance, relative to itself (PyHessian, Yao et al. 2020, section III; start vector
+    normal).
+
+    Args:
+        operator: The Hessian.
+        generator: Draws the start vector, on the CPU.
+        iterations: Largest number of products.
+        tolerance: Relative change at which to stop.
+
+    Raises:
+        ValueError: If `iterations` is below 1.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}; power iteration takes at least 1")
+    vector = torch.randn(operator.size, generator=generator).to(operator.device, operator.dtype)
+    quotient, converged, products = math.nan, False, 0
+    while products < iterations and not converged:
+        length = torch.linalg.vector_norm(vector)
+        vector = torch.where(length > 0, vector / length, vector)
+        product = operator @ vector
+        products += 1
+        previous, quotient = quotient, torch.dot(vector, product).item()
+        if not math.isfinite(quotient):
+            break
+        converged = _settled(previous, quotient, tolerance)
+        vector = product
+    return Estimate(
+        value=quotient,
+        samples=operator.images,
+        iterations=products,
+        converged=converged,
+        sample_passes=operator.cost(products),
+    ).finite()
+
+
+def _settled(before: float, after: float, tolerance: float) -> bool:
+    """PyHessian's stopping rule, with the absolute value that its trace lacks; false where one is NaN."""
+    return abs(after - before) / (abs(before) + 1e-6) < tolerance

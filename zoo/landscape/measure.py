@@ -1,0 +1,140 @@
+"""All metrics of a run, and of a pair of runs, as rows of the table `metrics`."""
+
+from __future__ import annotations
+
+import time
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo.config import seed_of
+from zoo.landscape import metrics as _metrics  # noqa: F401 - registers them
+from zoo.landscape.estimate import NOT_FINITE, Estimate
+from zoo.landscape.recipes import RECIPES, MetricRecipe
+from zoo.landscape.registry import (
+    PAIR_METRICS,
+    RUN_METRICS,
+    Metric,
+    Pair,
+    Subject,
+    register_pair_metric,
+    register_run_metric,
+)
+from zoo.landscape.weights import is_finite
+
+if TYPE_CHECKING:
+    from zoo.datasets import RunData
+
+__all__ = [
+    "RECIPES",
+    "Estimate",
+    "MetricRecipe",
+    "Pair",
+    "measure_pair",
+    "measure_run",
+    "register_pair_metric",
+    "register_run_metric",
+]
+
+
+def measure_run(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, key: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Measure one run.
+
+    The same inputs give the same rows, seconds aside.
+
+    Args:
+        model: The run's model, on the device to measure on; left as it was.
+        data: The run's training images with its labels, and validation images.
+        recipe: How to measure.
+        key: What identifies the run; keys the random streams.
+
+    Returns:
+        Rows of the table `metrics` without ids and provenance, one a metric and split. A metric that cannot
+        be had has value None and a reason: not_finite, collapsed, or failed with the error. Rows that one
+        computation yields carry its whole cost each.
+    """
+    return _rows(RUN_METRICS, model, is_finite(model), data, recipe, key)
+
+
+def measure_pair(
+    first: nn.Module,
+    second: nn.Module,
+    data: RunData,
+    recipe: MetricRecipe,
+    key: tuple[str, ...],
+    initial_model: nn.Module | None = None,
+) -> list[dict[str, Any]]:
+    """Measure two runs of one configuration against each other.
+
+    Args:
+        first: One run's model, on the device to measure on; left as it was.
+        second: The other's.
+        data: Their training images with their labels, and validation images.
+        recipe: How to measure.
+        key: What identifies the two runs; keys the random streams.
+        initial_model: An untrained model of the architecture; the recipe `paper` starts its curve there.
+
+    Returns:
+        Rows as from `measure_run`.
+    """
+    pair = Pair(first, second, initial_model)
+    return _rows(PAIR_METRICS, pair, is_finite(first) and is_finite(second), data, recipe, key)
+
+
+def _rows(
+    registry: dict[str, Metric[Subject]],
+    subject: Subject,
+    finite: bool,
+    data: RunData,
+    recipe: MetricRecipe,
+    key: tuple[str, ...],
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for metric in registry.values():
+        start = time.perf_counter()
+        estimates = _estimates(metric, subject, data, recipe, key) if finite else _missing(metric, NOT_FINITE)
+        seconds = time.perf_counter() - start
+        for (name, split), estimate in zip(product(metric.names, metric.splits), estimates, strict=True):
+            rows.append(_row(name, split, recipe, estimate.finite(), seconds))
+    return rows
+
+
+def _estimates(
+    metric: Metric[Subject], subject: Subject, data: RunData, recipe: MetricRecipe, key: tuple[str, ...]
+) -> list[Estimate]:
+    """What the metric's function gives; whatever goes wrong in it becomes the reason."""
+    generator = torch.Generator().manual_seed(seed_of(*key, metric.names[0], recipe.name))
+    try:
+        estimates = list(metric.measure(subject, data, recipe, generator))
+    except Exception as error:
+        return _missing(metric, f"failed: {type(error).__name__}: {error}")
+    if len(estimates) == (rows := len(metric.names) * len(metric.splits)):
+        return estimates
+    return _missing(metric, f"failed: the metric gave {len(estimates)} estimates for its {rows} rows")
+
+
+def _missing(metric: Metric[Subject], reason: str) -> list[Estimate]:
+    return [Estimate(value=None, reason=reason) for _ in product(metric.names, metric.splits)]
+
+
+def _row(
+    name: str, split: str | None, recipe: MetricRecipe, estimate: Estimate, seconds: float
+) -> dict[str, Any]:
+    return {
+        "metric": name,
+        "recipe": recipe.name,
+        "split": split,
+        "value": estimate.value,
+        "values": None if estimate.values is None else list(estimate.values),
+        "standard_error": estimate.standard_error,
+        "samples": estimate.samples,
+        "iterations": estimate.iterations,
+        "converged": estimate.converged,
+        "reason": estimate.reason,
+        "sample_passes": estimate.sample_passes,
+        "seconds": seconds,
+    }

@@ -1,0 +1,237 @@
+"""Train a stack: batches, learning rates, stop rule, divergence, and what is kept of each run.
+
+Recipe `default`: a fixed number of sample passes; batches of equal size are cut from an endless sequence of
+permutations; the last weights are kept. Recipe `paper` (Zhou et al., ICML 2024): whole epochs with a smaller
+last batch, constant rate; the weights kept are those at which the training loss has moved by at most 1e-4
+for 5 epochs and at least 30 are done, else those of the lowest training loss.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.config import Run, TrainConfig, seed_of
+from zoo.datasets import Dataset, RunData, Split, select
+from zoo.engines import Engine
+from zoo.engines.loop import LoopEngine
+from zoo.landscape.evaluation import evaluate
+from zoo.models import ImageShape, build_model, image_shape, initial_model
+from zoo.stacks import Stack
+
+ENGINES: dict[str, type[Engine]] = {"loop": LoopEngine}
+
+STOP_EPOCHS, STOP_PATIENCE, STOP_CHANGE = 30, 5, 1e-4
+"""The published stop rule: least epochs, epochs without change, and what counts as no change (nats)."""
+
+
+@dataclass
+class RunResult:
+    """A trained run.
+
+    Attributes:
+        run: Which run.
+        status: "done" or "diverged".
+        reason: Why it is not done.
+        steps: Optimiser steps taken.
+        final_loss: Mean batch loss of the last epoch in nats, its finite steps only.
+        checkpoint_epoch: Epoch of the weights that were kept.
+        history: Rows of the table history without ids.
+        weights: State dict of the weights that were kept; None if the run diverged.
+        scores: `<split>_loss` in nats and `<split>_error` in percent for train, validation and test.
+        seconds: Its share of the stack's time.
+    """
+
+    run: Run
+    status: str = "done"
+    reason: str | None = None
+    steps: int = 0
+    final_loss: float | None = None
+    checkpoint_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    weights: dict[str, Tensor] | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def batch_order(config: TrainConfig, seed: int) -> Iterator[list[Tensor]]:
+    """The batches of a run, epoch by epoch.
+
+    Args:
+        config: Its configuration.
+        seed: Its seed; the stream is keyed by (data, amount, batch size, seed).
+
+    Yields:
+        For each epoch a list of tensors [S, B] of indices below data_amount, B equal within a tensor.
+    """
+    amount, size = config.data_amount, config.batch_size
+    key = seed_of("batch order", config.data_fingerprint, amount, size, seed)
+    stream = np.random.Generator(np.random.Philox(key))
+    left, steps = torch.empty(0, dtype=torch.int64), config.steps
+    while steps > 0:
+        order = torch.cat([left, torch.from_numpy(stream.permutation(amount))])
+        count = min(steps, len(order) // size)
+        epoch, left = [order[: count * size].view(count, size)], order[count * size :]
+        if config.recipe == "paper":
+            if len(left):
+                epoch.append(left[None])
+            count, left = count + len(epoch) - 1, left[:0]
+        steps -= count
+        yield epoch
+
+
+def learning_rates(config: TrainConfig, start: int, count: int) -> Tensor:
+    """Learning rates of `count` steps from step `start` on: linear warm-up, then the schedule, float64 [count]."""
+    step = torch.arange(start, start + count, dtype=torch.float64)
+    warm = torch.clamp((step + 1) / (config.warm_up * config.steps + 1), max=1.0)
+    done = step / config.steps
+    course = {
+        "constant": torch.ones_like(done),
+        "linear": 1 - done,
+        "cosine": (1 + torch.cos(math.pi * done)) / 2,
+    }
+    return config.learning_rate * warm * course[config.schedule]
+
+
+def has_settled(losses: list[float]) -> bool:
+    """Whether the published stop rule holds after these epochs' training losses."""
+    if len(losses) < STOP_EPOCHS:
+        return False
+    recent = losses[-STOP_PATIENCE - 1 :]
+    return all(abs(b - a) <= STOP_CHANGE for a, b in zip(recent, recent[1:], strict=False))
+
+
+def train_stack(stack: Stack, dataset: Dataset, engine: str = "loop", device: str = "cpu") -> list[RunResult]:
+    """Train the runs of a stack and evaluate what is kept of them.
+
+    Args:
+        stack: Runs of equal shapes and steps.
+        dataset: Their data set.
+        engine: A key of `ENGINES`.
+        device: Torch device.
+
+    Returns:
+        A result for each run, in the stack's order.
+
+    Raises:
+        ValueError: If the data set is not the one that the configurations name.
+    """
+    began = time.perf_counter()
+    by_noise = {
+        _noise(run): select(dataset, run.config) for run in {_noise(r): r for r in stack.runs}.values()
+    }
+    data = [by_noise[_noise(run)] for run in stack.runs]
+    shape = image_shape(dataset, stack.runs[0].config)
+    models = [initial_model(run.config.architecture, run.config.width, shape, run.seed) for run in stack.runs]
+    trainer = ENGINES[engine](models, [d.train for d in data], [run.config for run in stack.runs], device)
+    results = _advance(stack, trainer)
+    for result, run_data in zip(results, data, strict=True):
+        _score(result, run_data, shape, device)
+    for result in results:
+        result.seconds = (time.perf_counter() - began) / len(results)
+    return results
+
+
+def _noise(run: Run) -> tuple[float, int]:
+    """What runs of one stack may differ in as to their data."""
+    return run.config.label_noise, run.config.noise_seed
+
+
+def _advance(stack: Stack, engine: Engine) -> list[RunResult]:
+    """Train to the end; the stack's runs take their steps side by side."""
+    configs = [run.config for run in stack.runs]
+    logs = [_Log(run, partial(engine.weights, lane)) for lane, run in enumerate(stack.runs)]
+    step = 0
+    for epoch, orders in enumerate(
+        zip(*(batch_order(r.config, r.seed) for r in stack.runs), strict=True), start=1
+    ):
+        losses, wrong, sizes = [], [], []
+        for segment in zip(*orders, strict=True):
+            batches = torch.stack(segment)
+            _, count, size = batches.shape
+            rates = torch.stack([learning_rates(config, step, count) for config in configs])
+            progress = engine.advance(batches, rates)
+            losses.append(progress.losses)
+            wrong.append(progress.wrong)
+            sizes.append(torch.full((count,), size))
+            step += count
+        epoch_losses, epoch_wrong, epoch_sizes = torch.cat(losses, 1), torch.cat(wrong, 1), torch.cat(sizes)
+        for lane, log in enumerate(logs):
+            row = {"epoch": epoch, "step": step, "learning_rate": rates[lane, -1].item()}
+            log.end_epoch(row, epoch_losses[lane], epoch_wrong[lane], epoch_sizes)
+            if not log.live:
+                engine.stop(lane)
+        if not any(log.live for log in logs):
+            break
+    return [log.end() for log in logs]
+
+
+class _Log:
+    """What is kept of one run while it trains."""
+
+    def __init__(self, run: Run, weights: Callable[[], dict[str, Tensor]]) -> None:
+        self.live = True
+        self._result, self._weights, self._best = RunResult(run), weights, math.inf
+
+    def end_epoch(self, row: dict[str, float], losses: Tensor, wrong: Tensor, sizes: Tensor) -> None:
+        """Take in an epoch: its history row so far, and of each of its S steps the loss, errors and images."""
+        if not self.live:
+            return
+        result = self._result
+        taken = int(torch.isfinite(losses).long().cumprod(0).sum())
+        result.steps += taken
+        images = int(sizes[:taken].sum())
+        loss = float((losses[:taken].double() * sizes[:taken]).sum()) / max(1, images)
+        result.final_loss = loss if taken else result.final_loss
+        if taken < len(losses):
+            self.live = False
+            result.status, result.reason = "diverged", f"the loss is not finite at step {result.steps + 1}"
+            result.weights = None
+            return
+        result.history.append(row | {"train_loss": loss, "train_error": 100 * int(wrong.sum()) / images})
+        if result.run.config.recipe == "paper":
+            self._keep_as_published(int(row["epoch"]))
+
+    def _keep_as_published(self, epoch: int) -> None:
+        losses = [row["train_loss"] for row in self._result.history]
+        settled = has_settled(losses)
+        if settled or losses[-1] < self._best:
+            self._best = losses[-1]
+            self._result.weights, self._result.checkpoint_epoch = self._weights(), epoch
+        # What is kept no longer changes once the rule holds, so that training can end there.
+        self.live = not settled
+
+    def end(self) -> RunResult:
+        """The result, the last weights kept where the recipe has not kept others."""
+        result = self._result
+        if result.status == "done" and result.weights is None:
+            result.weights, result.checkpoint_epoch = self._weights(), len(result.history)
+        return result
+
+
+def _score(result: RunResult, data: RunData, shape: ImageShape, device: str) -> None:
+    """Fill in the scores of the weights that were kept."""
+    if result.weights is None:
+        return
+    config = result.run.config
+    model = build_model(config.architecture, config.width, shape)
+    model.load_state_dict(result.weights)
+    model.to(device).eval()
+    for name in ("train", "validation", "test"):
+        split = getattr(data, name)
+        loss, error = evaluate(model, Split(split.images.to(device), split.labels.to(device)))
+        if not math.isfinite(loss):
+            result.status, result.reason = (
+                "diverged",
+                f"the {name} loss is not finite after step {result.steps}",
+            )
+            result.weights, result.scores = None, {}
+            return
+        result.scores |= {f"{name}_loss": loss, f"{name}_error": error, f"{name}_images": len(split.labels)}
