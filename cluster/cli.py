@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -105,7 +106,8 @@ def _build(
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     executor = InProcessExecutor() if workers == 0 else RayExecutor(address, workers, modules)
     try:
-        with executor:
+        # What Ray has to say goes to stderr, so that stdout is the result alone.
+        with contextlib.redirect_stdout(sys.stderr), executor:
             summary = driver.build(
                 spec,
                 out,

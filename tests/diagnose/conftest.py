@@ -64,7 +64,7 @@ def _measured(config: dict[str, Any], draw: np.random.RandomState) -> Iterable[d
 
 
 def _made(noises: tuple[float, ...], architecture: str) -> ZooTables:
-    """48 or 24 configurations whose test error has its valley at batch 8, and numbers that tell of it."""
+    """48 or 24 configurations whose test error has its valley at batch 8; the training error tells the batch."""
     draw = np.random.RandomState(0)
     grid = product((1, 2), (100, 200, 400), (2, 4, 8, 16), noises)
     configs = [
@@ -79,7 +79,7 @@ def _made(noises: tuple[float, ...], architecture: str) -> ZooTables:
     for config, seed in product(configs, range(2)):
         b, error = float(np.log2(config["batch_size"])), 40 - 8 * config["width"] - config["data_amount"] / 50
         error = error + 3 * (b - 3) ** 2 + draw.rand() + 20 * config["label_noise"]
-        numbers = dict.fromkeys(("train_error", "validation_error", "test_error"), error)
+        numbers = dict.fromkeys(("validation_error", "test_error"), error) | {"train_error": 10 * (4 - b)}
         numbers |= dict.fromkeys(("train_loss", "validation_loss", "test_loss"), error / 40)
         runs.append(_run_row(config["config_id"], seed, **numbers))
     metrics = [row for config in configs for row in _measured(config, draw)]

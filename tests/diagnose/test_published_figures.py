@@ -72,8 +72,10 @@ def test_baseline_trees(
 ) -> None:
     task, rows, splits = case(name)
     columns = list(FEATURE_SETS[features].columns[task])
-    diagnoser = DIAGNOSERS[f"{features}_tree"]
-    accuracies = list(_accuracies(lambda seed: diagnoser.build(task, seed), rows, splits, columns))
+    # The two figures of Q2 data were measured with the released script, which keeps the first seed for all.
+    seeds = {split.draw: 42 if task == "data" else split.draw for split in splits}
+    build = DIAGNOSERS[f"{features}_tree"].build
+    accuracies = list(_accuracies(lambda draw: build(task, seeds[draw]), rows, splits, columns))
     assert np.mean(accuracies) == pytest.approx(published, abs=0.05)
 
 

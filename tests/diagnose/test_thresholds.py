@@ -28,7 +28,7 @@ def _problem(structure: str, rows: int, seed: int) -> tuple[Tree, dict[str, np.n
         tree, [BOUNDS[s.feature] for s in tree.splits()], [BOUNDS[s.feature][0] for s in tree.splits()]
     )
     draw = np.random.RandomState(seed)
-    columns = {n: draw.randint(BOUNDS[n][0] - 1, BOUNDS[n][1] + 2, rows) / 1.0 for n in tree.features()}
+    columns = {n: draw.choice(np.arange(BOUNDS[n][0] - 1, BOUNDS[n][1] + 2), rows) for n in tree.features()}
     return tree, columns, draw.choice(sorted(tree.labels()), rows)
 
 

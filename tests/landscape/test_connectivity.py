@@ -95,16 +95,19 @@ def test_the_bend_steps_as_momentum_sgd_through_the_interpolation(trained_pair, 
     assert torch.equal(points[0], start)
 
 
-def test_a_random_bend_starts_at_the_untrained_model(trained_pair, make_cnn, digits) -> None:
-    recipe, initial = dataclasses.replace(STILL, random_bend=True), make_cnn(6, 9)
+@pytest.mark.parametrize("random_bend", [False, True])
+def test_the_bend_starts_midway_or_at_the_untrained_model(
+    trained_pair, make_cnn, digits, random_bend: bool
+) -> None:
+    recipe, initial = dataclasses.replace(STILL, random_bend=random_bend), make_cnn(6, 9)
     errors = curve_errors(*trained_pair, digits.train, digits.validation, recipe, stream(), initial)
-    middle = FlatModel(trained_pair[0])
     start, end = flat_pair(*trained_pair)
-    middle.weights.copy_(0.25 * start + 0.5 * flat_weights(initial) + 0.25 * end)
+    bend = flat_weights(initial) if random_bend else (start + end) / 2
+    middle = FlatModel(trained_pair[0])
+    middle.weights.copy_(0.25 * start + 0.5 * bend + 0.25 * end)
     recalibrate_batch_norm(middle.module, digits.train.images, 512)
-    assert errors.train[2] == pytest.approx(evaluate(middle.module, digits.train)[1], abs=0.5)
-    line = curve_errors(*trained_pair, digits.train, digits.validation, STILL, stream())
-    assert errors.train[2] != line.train[2]
+    assert errors.train[2] == pytest.approx(evaluate(middle.module, digits.train)[1], abs=0.11)
+    assert errors.validation[2] == pytest.approx(evaluate(middle.module, digits.validation)[1], abs=0.26)
 
 
 def test_a_random_bend_needs_the_untrained_model(trained_pair, digits) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.landscape.estimate import Estimate
+from zoo.landscape.estimate import Estimate, mean_and_standard_error
 from zoo.landscape.hessian import HessianOperator, hessian_top_eigenvalue, hessian_trace
 
 
@@ -118,6 +118,10 @@ def test_standard_error_is_the_spread_of_repeats() -> None:
     assert 0.92 < covered / 400 < 0.98
 
 
+def test_standard_error_of_known_draws() -> None:
+    assert mean_and_standard_error([1.0, 2.0, 3.0, 4.0]) == pytest.approx((2.5, math.sqrt(5 / 12)))
+
+
 def test_one_probe_has_no_standard_error() -> None:
     assert hessian_trace(least_squares(torch.eye(3)), stream(), probes=1).standard_error is None
 
@@ -160,6 +164,7 @@ def test_weights_that_are_not_numbers_give_a_reason() -> None:
     operator = least_squares(torch.full((4, 3), math.nan))
     for estimate in (hessian_trace(operator, stream()), hessian_top_eigenvalue(operator, stream())):
         assert (estimate.value, estimate.standard_error, estimate.reason) == (None, None, "not_finite")
+    assert hessian_top_eigenvalue(operator, stream()).iterations == 1
 
 
 def test_cost_is_a_gradient_and_a_double_backward_pass_a_product() -> None:

@@ -1,0 +1,246 @@
+"""A build as a whole: real images, a real Ray, and every way to interrupt it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import zoo
+from cluster import driver
+from cluster.executors import InProcessExecutor
+from zoo import stages
+from zoo.spec import parse_spec
+
+SPEC = """
+name = "tiny"
+[settings]
+dataset = "digits"
+architecture = "cnn"
+sample_passes = 3_000
+learning_rate = 0.2
+[[grids]]
+width = [1, 2]
+batch_size = [8, 32]
+data_amount = [64]
+label_noise = [0.0, 0.1]
+seeds = 2
+"""
+RUNS = 16
+TABLES = ("configs", "runs", "history", "metrics", "labels")
+TWO_BUILDS = pytest.mark.timeout(240)
+"""Two Ray clusters one after the other: half a minute on idle cores, minutes on busy ones."""
+
+EXECUTION = ["seconds", "checkpoint", "checkpoint_index", "checkpoint_sha256"]
+
+
+def rows(root: Path, name: str) -> pd.DataFrame:
+    """A table without what depends on when and with whom a run was trained."""
+    frame = zoo.open(root).table(name)
+    if "values" in frame:
+        frame["values"] = frame["values"].map(lambda v: None if v is None else tuple(v))
+    return frame.drop(columns=EXECUTION, errors="ignore")
+
+
+def assert_equal_zoos(one: Path, two: Path) -> None:
+    for name in TABLES:
+        pd.testing.assert_frame_equal(rows(one, name), rows(two, name))
+    for run in zoo.open(one).table("runs").itertuples():
+        first, second = (zoo.open(root).model(run.config_id, run.seed).state_dict() for root in (one, two))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def command(folder: Path, out: str, *options: str) -> list[str]:
+    spec = folder / "tiny.toml"
+    spec.write_text(SPEC)
+    return [sys.executable, "-m", "cluster.cli", "build", str(spec), "--out", str(folder / out), *options]
+
+
+def start(folder: Path, out: str, *options: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command(folder, out, *options), stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for_fragments(process: subprocess.Popen[str], root: Path, kind: str, count: int) -> None:
+    folder, until = root / "fragments" / kind, time.monotonic() + 100
+    while len(list(folder.glob("*.parquet"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until, "no fragment within 100 s"
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes below `pid` and their command lines."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                names[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    below, grown = {pid}, True
+    while grown:
+        new = {child for child, parent in parents.items() if parent in below} - below
+        below, grown = below | new, bool(new)
+    return {child: names[child] for child in below - {pid} if child in names}
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    """The zoo as one process builds it, without interruption."""
+    root = tmp_path_factory.mktemp("serial") / "zoo"
+    with InProcessExecutor() as executor:
+        summary = driver.build(parse_spec(SPEC), root, executor)
+    assert summary == driver.Summary(Counter(done=RUNS), RUNS, 2 * 8 + 8, 0)
+    return root
+
+
+@TWO_BUILDS
+def test_parallel_equals_serial(serial, tmp_path):
+    done = subprocess.run(
+        command(tmp_path, "zoo", "--json", "--stack-size", "3"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "zoo": str(tmp_path / "zoo"),
+        "done": RUNS,
+        "trained": RUNS,
+        "measured": 24,
+        "unmeasured": 0,
+    }
+    assert f"train: {RUNS}/{RUNS} runs" in done.stderr
+    assert_equal_zoos(serial, tmp_path / "zoo")
+
+
+@TWO_BUILDS
+@pytest.mark.parametrize(("kind", "count"), [("runs", 5), ("metrics", 2)])
+def test_a_driver_killed_halfway_is_finished_by_the_next(serial, tmp_path, kind, count):
+    root = tmp_path / "zoo"
+    process = start(tmp_path, "zoo", "--stack-size", "1")
+    wait_for_fragments(process, root, kind, count)
+    workers = descendants(process.pid)
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid, name in workers.items() if "ray" in name):
+        assert time.monotonic() < until, "the killed driver left its Ray processes behind"
+        time.sleep(0.1)
+    before = set((root / "fragments" / "runs").iterdir())
+    trained = len(before)
+    assert count <= trained <= RUNS
+    again = subprocess.run(
+        command(tmp_path, "zoo", "--json", "--stack-size", "4"), capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["trained"] == RUNS - trained
+    assert before <= set((root / "fragments" / "runs").iterdir())
+    assert_equal_zoos(serial, root)
+
+
+@TWO_BUILDS
+def test_a_worker_killed_mid_stack_loses_nothing(serial, tmp_path):
+    process = start(tmp_path, "zoo", "--stack-size", "2", "--json")
+    wait_for_fragments(process, tmp_path / "zoo", "runs", 1)
+    victims = [pid for pid, name in descendants(process.pid).items() if name.startswith("ray::call")]
+    assert victims
+    os.kill(victims[0], signal.SIGKILL)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert json.loads(out)["done"] == RUNS
+    assert_equal_zoos(serial, tmp_path / "zoo")
+
+
+@TWO_BUILDS
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_says_so_and_goes_on(serial, tmp_path, number):
+    process = start(tmp_path, "zoo", "--stack-size", "1")
+    wait_for_fragments(process, tmp_path / "zoo", "runs", 2)
+    process.send_signal(number)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted; what is trained is kept, the same command goes on from there" in err
+    assert time.monotonic() - began < 30
+    status = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "status", str(tmp_path / "zoo"), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    facts = json.loads(status.stdout)
+    assert facts["runs"] == RUNS
+    assert facts["done"] + facts["missing"] == RUNS
+    assert facts["done"] >= 2
+    assert not facts["labelled"]
+
+
+def test_a_finished_zoo_trains_nothing_however_it_is_cut(serial):
+    before = {path: path.stat().st_mtime_ns for path in (serial / "fragments").rglob("*.parquet")}
+    with InProcessExecutor() as executor:
+        summary = driver.build(parse_spec(SPEC), serial, executor, stack_size=3)
+    assert (summary.trained, summary.measured, summary.counts) == (0, 0, Counter(done=RUNS))
+    assert before == {path: path.stat().st_mtime_ns for path in (serial / "fragments").rglob("*.parquet")}
+
+
+def test_a_wider_spec_trains_only_what_is_new(serial, tmp_path):
+    with InProcessExecutor() as executor:
+        driver.build(parse_spec(SPEC), tmp_path, executor)
+        summary = driver.build(parse_spec(SPEC.replace("seeds = 2", "seeds = 3")), tmp_path, executor)
+    assert (summary.trained, summary.counts) == (8, Counter(done=24))
+    old = rows(serial, "runs").set_index("run_id")
+    pd.testing.assert_frame_equal(rows(tmp_path, "runs").set_index("run_id").loc[old.index], old)
+
+
+def test_a_stack_that_fails_for_good_becomes_rows_and_can_be_tried_again(serial, tmp_path, monkeypatch):
+    train, tries = stages.train, Counter()
+
+    def fails_at_width_2(stack, *shared):
+        if stack.runs[0].config.width == 2:
+            tries[stack] += 1
+            raise MemoryError("no room for this stack")
+        return train(stack, *shared)
+
+    monkeypatch.setattr(stages, "train", fails_at_width_2)
+    with InProcessExecutor() as executor:
+        summary = driver.build(parse_spec(SPEC), tmp_path, executor)
+        assert summary.counts == Counter(done=8, failed=8)
+        assert set(tries.values()) == {3}
+        failed = zoo.open(tmp_path).table("runs").query("status == 'failed'")
+        assert failed["reason"].str.contains("MemoryError: no room for this stack").all()
+        assert set(failed["config_id"]).isdisjoint(zoo.open(tmp_path).table("labels")["config_id"])
+        monkeypatch.undo()
+        assert driver.build(parse_spec(SPEC), tmp_path, executor).trained == 0
+        assert driver.build(parse_spec(SPEC), tmp_path, executor, retry_failed=True).trained == 8
+    assert_equal_zoos(serial, tmp_path)
+
+
+def test_diverged_runs_are_results(tmp_path):
+    text = (
+        SPEC.replace("0.2", "1e12", 1)
+        .replace('"cnn"', '"mlp"')
+        .replace("seeds = 2", "seeds = 1\nwarm_up = 0.0")
+    )
+    with InProcessExecutor() as executor:
+        summary = driver.build(parse_spec(text), tmp_path, executor)
+    assert summary.counts == Counter(diverged=8)
+    metrics = zoo.open(tmp_path).table("metrics")
+    assert set(metrics["reason"]) == {"diverged"}
+    assert metrics["value"].isna().all()
+    assert {"hessian_trace", "cka"} <= set(metrics["metric"])
+    assert zoo.open(tmp_path).table("labels").empty
+
+
+def test_a_lone_run_has_no_twin(tmp_path):
+    with InProcessExecutor() as executor:
+        driver.build(parse_spec(SPEC.replace("seeds = 2", "seeds = 1")), tmp_path, executor)
+    metrics = zoo.open(tmp_path).table("metrics").set_index("metric")
+    assert set(metrics.loc["cka", "reason"]) == {"one_run"}
+    assert metrics.loc["hessian_trace", "value"].notna().all()

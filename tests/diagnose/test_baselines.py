@@ -1,0 +1,116 @@
+"""The diagnosers and their registry."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
+
+from diagnose import DIAGNOSERS, FEATURE_SETS, Diagnoser, register
+from diagnose.baselines import BoostedTrees
+from zoo.tables import FAILURE_TASKS
+
+ANSWERS = {"temperature": ("small", "large"), "width": ("width", "batch"), "data": ("data", "batch")}
+
+
+def _samples(diagnoser: Diagnoser, task: str, rows: int = 60) -> tuple[pd.DataFrame, np.ndarray]:
+    """Features of which each tells the answer alone, in the units of a zoo."""
+    columns = list(FEATURE_SETS[diagnoser.features].columns[task])
+    first = np.arange(rows) % 3 == 0
+    shift = {"train_error": (0, 20), "mode_connectivity_peak": (-28, -2), "hessian_t": (5, 8)}
+    draw = np.random.RandomState(0)
+    data = {c: np.where(first, *shift.get(c, (0, 9))) + 0.1 * draw.rand(rows) for c in columns}
+    return pd.DataFrame(data, index=range(rows)), np.where(first, *ANSWERS[task])
+
+
+@pytest.mark.parametrize("task", FAILURE_TASKS)
+@pytest.mark.parametrize("name", [name for name in DIAGNOSERS if name != "majority"])
+def test_each_learns_what_each_of_its_features_tells(name: str, task: str) -> None:
+    diagnoser = DIAGNOSERS[name]
+    X, y = _samples(diagnoser, task)
+    assert (diagnoser.build(task, 42).fit(X, y).predict(X) == y).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", DIAGNOSERS)
+def test_each_handles_missing_values_and_a_single_class(name: str) -> None:
+    diagnoser = DIAGNOSERS[name]
+    X, y = _samples(diagnoser, "temperature")
+    holes = X.mask(np.random.RandomState(1).rand(*X.shape) < 0.3)
+    holes.iloc[:, :1] = np.nan  # one of the features could not be had at all
+    assert set(diagnoser.build("temperature", 42).fit(holes, y).predict(holes)) <= {"small", "large"}
+    alone = diagnoser.build("temperature", 42).fit(X, ["large"] * len(X)).predict(X)
+    if name.startswith("md_tree"):
+        assert (alone == "large").mean() > 0.4  # bounded: it cannot give up its prior
+    else:
+        assert set(alone) == {"large"}
+
+
+def test_majority_is_the_most_frequent_answer() -> None:
+    X, y = _samples(DIAGNOSERS["majority"], "width")
+    assert X.shape[1] == 0
+    assert set(DIAGNOSERS["majority"].build("width", 1).fit(X, y).predict(X)) == {"batch"}
+
+
+def test_baseline_trees_are_gini_trees_of_depth_four_with_the_seed_of_the_draw() -> None:
+    for name in ("hyperparameter_tree", "validation_tree"):
+        tree = DIAGNOSERS[name].build("temperature", 38)[-1]
+        assert (tree.criterion, tree.max_depth, tree.random_state) == ("gini", 4, 38)
+
+
+def test_boosting_is_the_same_twice() -> None:
+    draw = np.random.RandomState(0)
+    X, y = draw.rand(80, 4), draw.choice(["small", "large"], 80)
+    first, second = (clone(BoostedTrees(random_state=3)).fit(X, y).predict(X) for _ in range(2))
+    assert first.tolist() == second.tolist()
+
+
+def test_boosting_without_xgboost_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    with pytest.raises(
+        ImportError, match=r"xgboost is not installed; install it with: pip install 'mdzoo\[boost\]'"
+    ):
+        BoostedTrees().fit([[0], [1]], ["a", "b"])
+
+
+def test_track_is_that_of_the_features() -> None:
+    assert {name: d.track for name, d in DIAGNOSERS.items() if "validation" in name or name == "md_tree"} == {
+        "validation_tree": "single",
+        "validation_xgboost": "single",
+        "md_tree": "twin",
+    }
+
+
+def _build(task: str, seed: int) -> Any:
+    return DummyClassifier()
+
+
+def test_a_users_own_diagnoser_is_registered_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diagnose.baselines.DIAGNOSERS", registry := dict(DIAGNOSERS))
+    own = register(Diagnoser("own", "all", _build))
+    assert registry["own"] is own
+    assert "own" not in DIAGNOSERS
+    with pytest.raises(ValueError, match="already registered as 'own'"):
+        register(own)
+
+
+@pytest.mark.parametrize(
+    ("diagnoser", "message"),
+    [
+        (
+            Diagnoser("own", "weights", _build),
+            r"own reads the feature set 'weights'; it must be one of \['none'",
+        ),
+        (
+            Diagnoser("own", "all", _build, ("noise",)),
+            r"own answers the tasks \['noise'\]; they must be among",
+        ),
+    ],
+)
+def test_what_does_not_exist_cannot_be_asked_for(diagnoser: Diagnoser, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        register(diagnoser)

@@ -1,0 +1,84 @@
+"""The layout shows the architecture: imports go one way, and tables can be read without torch and ray."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("zoo", "diagnose", "cluster")
+FOR_DIAGNOSE = {"zoo.config", "zoo.tables", "zoo.storage"}
+
+
+def imports(path: Path, top_level: bool = False) -> set[str]:
+    """The modules that a file imports; `from x import y` counts as x and as x.y."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def files(room: str) -> list[Path]:
+    found = sorted((ROOT / room).rglob("*.py"))
+    assert found
+    return found
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", files("zoo"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_zoo_imports_no_other_room_and_neither_ray_nor_xgboost(path):
+    assert not tops(imports(path)) & {"diagnose", "cluster", "ray", "xgboost"}
+
+
+@pytest.mark.parametrize("path", files("diagnose"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_diagnose_imports_only_the_light_side_of_zoo(path):
+    found = imports(path)
+    assert not tops(found) & {"cluster", "ray", "torch", "torchvision"}
+    of_zoo = {name for name in found if name.split(".")[0] == "zoo"}
+    allowed = FOR_DIAGNOSE | {"zoo"}
+    assert all(name in allowed or name.rpartition(".")[0] in FOR_DIAGNOSE for name in of_zoo), of_zoo
+    assert "xgboost" not in tops(imports(path, top_level=True))
+
+
+def test_only_the_executor_imports_ray():
+    importers = {p.relative_to(ROOT).as_posix() for p in files("cluster") if "ray" in tops(imports(p))}
+    assert importers == {"cluster/executors.py"}
+    assert "ray" not in tops(imports(ROOT / "cluster" / "executors.py", top_level=True))
+
+
+READ_WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "ray"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "import zoo, zoo.tables, zoo.config, zoo.storage, zoo.fragments, zoo.plots; zoo.open",
+        "import diagnose; from diagnose import MDTreeClassifier",
+        "import diagnose.evaluate, diagnose.leaderboard, diagnose.labels, diagnose.protocols",
+        "import cluster.cli; sys.argv = ['mdzoo', '--version']; cluster.cli.main()",
+    ],
+)
+def test_tables_are_opened_and_diagnosed_where_torch_and_ray_are_not(work):
+    done = subprocess.run(
+        [sys.executable, "-c", READ_WITHOUT + work], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr

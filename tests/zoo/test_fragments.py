@@ -1,0 +1,98 @@
+"""Fragments: what was committed is read back once, whoever committed it how often."""
+
+import pytest
+
+from zoo import fragments, tables
+from zoo.fragments import Measurement
+from zoo.storage import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def run_row(run_id, status="done", **more):
+    config_id, seed = run_id.split("-")
+    return {
+        "run_id": run_id,
+        "config_id": config_id,
+        "seed": int(seed),
+        "status": status,
+        "history": [],
+    } | more
+
+
+def epoch(number):
+    return {
+        "epoch": number,
+        "step": 10 * number,
+        "learning_rate": 0.1,
+        "train_loss": 1 / number,
+        "train_error": 50.0,
+    }
+
+
+def test_history_is_nested_in_the_commit_and_a_table_after_the_merge(store):
+    fragments.commit_runs(store, [run_row("b-0", history=[epoch(1), epoch(2)]), run_row("b-1")])
+    fragments.commit_runs(store, [run_row("a-1", history=[epoch(1)])])
+    runs, history = fragments.merge_runs(store)
+    assert runs.schema.equals(tables.SCHEMAS["runs"])
+    assert runs["run_id"].to_pylist() == ["a-1", "b-0", "b-1"]
+    assert history.select(["run_id", "seed", "epoch", "step"]).to_pylist() == [
+        {"run_id": "a-1", "seed": 1, "epoch": 1, "step": 10},
+        {"run_id": "b-0", "seed": 0, "epoch": 1, "step": 10},
+        {"run_id": "b-0", "seed": 0, "epoch": 2, "step": 20},
+    ]
+    assert history["train_loss"].to_pylist() == [1.0, 1.0, 0.5]
+
+
+def test_of_two_commits_of_a_run_the_lexically_first_counts(store):
+    for seconds in (1.0, 2.0, 3.0):
+        fragments.commit_runs(store, [run_row("a-0", seconds=seconds)])
+    names = store.names(fragments.RUNS, ".parquet")
+    assert len(names) == 3
+    first = tables.from_bytes("run_fragments", store.read(names[0]), "it")["seconds"].to_pylist()
+    runs, _ = fragments.merge_runs(store)
+    assert runs["seconds"].to_pylist() == first
+
+
+def test_a_run_that_did_not_fail_wins_over_one_that_did(store):
+    for status in ("failed", "done", "failed"):
+        fragments.commit_runs(store, [run_row("a-0", status, reason=status + str(len(status)))])
+    fragments.commit_runs(store, [run_row("b-0", "failed")])
+    assert fragments.run_status(store) == {"a-0": "done", "b-0": "failed"}
+    runs, _ = fragments.merge_runs(store)
+    assert runs["status"].to_pylist() == ["done", "failed"]
+
+
+def test_metrics_are_merged_by_measurement_and_recipe(store):
+    def row(run_id, other, metric, value, recipe="default"):
+        ids = {"config_id": "a", "run_id": run_id, "other_run_id": other}
+        return ids | {"metric": metric, "recipe": recipe, "value": value}
+
+    fragments.commit_metrics(store, [row("a-0", None, "hessian_trace", 1.0), row("a-0", None, "top", 2.0)])
+    fragments.commit_metrics(
+        store, [row("a-0", "a-1", "cka", 0.5), row("a-0", None, "hessian_trace", 9.0, "paper")]
+    )
+    fragments.commit_metrics(store, [row("a-0", "a-1", "cka", 0.7)])
+    assert fragments.measured(store, "default") == {Measurement("a-0"), Measurement("a-0", "a-1")}
+    assert fragments.measured(store, "paper") == {Measurement("a-0")}
+    merged = fragments.merge_metrics(store).to_pandas()
+    assert len(merged) == 4
+    assert sorted(merged.query("metric == 'hessian_trace'")["value"]) == [1.0, 9.0]
+    assert merged.query("metric == 'cka'")["value"].item() in (0.5, 0.7)
+
+
+def test_nothing_committed_is_an_empty_table(store):
+    runs, history = fragments.merge_runs(store)
+    assert (len(runs), len(history), len(fragments.merge_metrics(store))) == (0, 0, 0)
+    assert history.schema.equals(tables.SCHEMAS["history"])
+
+
+def test_a_damaged_fragment_is_named(store):
+    store.write(f"{fragments.RUNS}/broken.parquet", b"PAR1 and no more")
+    with pytest.raises(
+        ValueError, match=r"fragments/runs/broken\.parquet is not a readable Parquet file .*delete it"
+    ):
+        fragments.run_status(store)
