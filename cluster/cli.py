@@ -122,7 +122,7 @@ def _build(
     except KeyboardInterrupt:
         _stop("interrupted; what is trained is kept, the same command goes on from there", INTERRUPTED)
     facts = {"zoo": str(out), **summary.counts, "trained": summary.trained, "measured": summary.measured}
-    _print(facts | {"unmeasured": summary.unmeasured}, as_json)
+    _print(facts | {"unmeasured": summary.unmeasured, "seconds": summary.seconds}, as_json)
     if summary.counts["failed"] or summary.unmeasured:
         raise typer.Exit(FAILED_RUNS)
 
@@ -142,8 +142,8 @@ def benchmark(
     as_json: Json = False,
 ) -> None:
     """Let all diagnosers compete on all protocols: predictions, leaderboard.parquet, leaderboard.md."""
-    from diagnose.evaluate import ZooTables, evaluate
-    from diagnose.leaderboard import aggregate, markdown
+    from diagnose import ZooTables, aggregate, markdown
+    from diagnose import benchmark as compete
     from zoo.tables import from_frame, to_bytes
 
     zoos = [open_zoo(folder) for folder in folders]
@@ -152,7 +152,7 @@ def benchmark(
         zoo.name: ZooTables(*(zoo.table(name) for name in ("configs", "runs", "metrics", "labels")))
         for zoo in zoos
     }
-    predictions = evaluate(tables)
+    predictions = compete(tables)
     leaderboard = aggregate(predictions)
     for name, frame in (("predictions", predictions), ("leaderboard", leaderboard)):
         store.write(f"{name}.parquet", to_bytes(from_frame(name, frame)))
@@ -199,14 +199,15 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(facts))
         return
     for name, value in facts.items():
-        shown = (
-            "\n".join(f"  {item}" for item in value)
-            if isinstance(value, list)
-            else f"{value:,}"
-            if isinstance(value, int)
-            else value
-        )
-        print(f"{name.replace('_', ' ')}: {shown}")
+        print(f"{name.replace('_', ' ')}: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "".join(f"\n  {item}" for item in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _stop(message: str, code: int) -> NoReturn:

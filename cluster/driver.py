@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,12 +41,27 @@ class Summary(NamedTuple):
         trained: Runs that this build trained.
         measured: Measurements that this build made.
         unmeasured: Measurements whose task failed; the next build tries them again.
+        seconds: Time of each stage: plan, train, measure, label (merging of tables included).
     """
 
     counts: Counter[str]
     trained: int
     measured: int
     unmeasured: int
+    seconds: dict[str, float]
+
+
+class _Clock:
+    """Time of each stage, one after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._last, 3)
+        self._last = now
 
 
 def build(
@@ -72,12 +88,13 @@ def build(
     Returns:
         How the zoo stands.
     """
-    store = Store(root.absolute())
+    clock, store = _Clock(), Store(root.absolute())
     plan = make_plan(spec, data_dir)
     write_plan(store, spec, plan)
     datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
     work = Work(executor, store, datasets, stack_size, device=device)
 
+    clock.lap("plan")
     known = fragments.run_status(store)
     final = {run_id for run_id, status in known.items() if not (retry_failed and status == "failed")}
     missing = [run for run in plan.runs if run.run_id not in final]
@@ -86,14 +103,17 @@ def build(
     _write(store, "runs", runs)
     _write(store, "history", history)
 
+    clock.lap("train")
     jobs = list(measure_jobs(spec, plan.configurations, runs, fragments.measured(store, spec.metric_recipe)))
     counts = measure(work, jobs)
     _write(store, "metrics", fragments.merge_metrics(store))
+    clock.lap("measure")
     write_labels(open_zoo(store.root))
+    clock.lap("label")
 
     status = dict(zip(runs["run_id"].to_pylist(), runs["status"].to_pylist(), strict=True))
     ends = Counter(status[run.run_id] for run in plan.runs)
-    return Summary(ends, len(missing), counts["measurements"], counts["failed"])
+    return Summary(ends, len(missing), counts["measurements"], counts["failed"], clock.seconds)
 
 
 def train(work: Work, runs: list[Any]) -> Counter[str]:

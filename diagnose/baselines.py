@@ -72,8 +72,6 @@ def register(diagnoser: Diagnoser) -> Diagnoser:
 class BoostedTrees(ClassifierMixin, BaseEstimator):
     """Gradient-boosted trees of xgboost (Chen and Guestrin, KDD 2016) with text labels, on one thread.
 
-    Where the training side has one class, that class is the answer.
-
     Args:
         random_state: Seed.
 
@@ -103,9 +101,7 @@ class BoostedTrees(ClassifierMixin, BaseEstimator):
         self.encoder_ = LabelEncoder()
         codes = self.encoder_.fit_transform(y)
         self.classes_ = self.encoder_.classes_
-        several = len(self.classes_) > 1
-        trees = XGBClassifier(n_jobs=1, random_state=self.random_state)
-        self.model_ = (trees if several else DummyClassifier(strategy="most_frequent")).fit(X, codes)
+        self.model_ = XGBClassifier(n_jobs=1, random_state=self.random_state).fit(X, codes)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.object_]:

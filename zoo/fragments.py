@@ -6,7 +6,8 @@ original): a run that did not fail wins over one that did, then the lexically fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import compress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,6 +17,8 @@ from zoo import tables
 from zoo.storage import Store
 
 RUNS, METRICS = "fragments/runs", "fragments/metrics"
+PACK = 256
+"""Parts that a merge holds before it packs them."""
 
 
 class Measurement(NamedTuple):
@@ -62,16 +65,16 @@ def measured(store: Store, recipe: str) -> set[Measurement]:
 def merge_runs(store: Store) -> tuple[pa.Table, pa.Table]:
     """The tables `runs` and `history` of all fragments, each run once, sorted by run_id."""
     status = run_status(store)
-    taken: set[str] = set()
-    parts = []
-    for table in _read(store, RUNS, "run_fragments"):
-        keep = []
-        for run_id, own in zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True):
-            keep.append(run_id not in taken and own == status[run_id])
-            if keep[-1]:
-                taken.add(run_id)
-        parts.append(table.filter(pa.array(keep, pa.bool_())))
-    merged = _sorted(parts, "run_fragments", ["config_id", "seed"])
+
+    def fresh() -> Iterator[pa.Table]:
+        taken: set[str] = set()
+        for table in _read(store, RUNS, "run_fragments"):
+            ids, own = (table[name].to_pylist() for name in ("run_id", "status"))
+            keep = [i not in taken and s == status[i] for i, s in zip(ids, own, strict=True)]
+            taken.update(compress(ids, keep))
+            yield table.filter(pa.array(keep, pa.bool_()))
+
+    merged = _gather("run_fragments", fresh(), ["config_id", "seed"])
     runs = merged.drop_columns(["history"]).cast(tables.SCHEMAS["runs"])
     return runs, _unnest_history(merged)
 
@@ -87,17 +90,24 @@ def _unnest_history(merged: pa.Table) -> pa.Table:
 
 def merge_metrics(store: Store) -> pa.Table:
     """The table `metrics` of all fragments, each measurement once a recipe, sorted by its ids and metric."""
-    taken: set[tuple[Measurement, str]] = set()
-    parts = []
-    for table in _read(store, METRICS, "metrics"):
-        columns = (table[name].to_pylist() for name in ("run_id", "other_run_id", "recipe"))
-        keys = [(Measurement(run, other), recipe) for run, other, recipe in zip(*columns, strict=True)]
-        parts.append(table.filter(pa.array([key not in taken for key in keys], pa.bool_())))
-        taken.update(keys)
-    return _sorted(parts, "metrics", ["config_id", "run_id", "other_run_id", "metric", "split", "recipe"])
+
+    def fresh() -> Iterator[pa.Table]:
+        taken: set[tuple[str, str | None, str]] = set()
+        for table in _read(store, METRICS, "metrics"):
+            columns = (table[name].to_pylist() for name in ("run_id", "other_run_id", "recipe"))
+            keys = list(zip(*columns, strict=True))
+            yield table.filter(pa.array([key not in taken for key in keys], pa.bool_()))
+            taken.update(keys)
+
+    return _gather("metrics", fresh(), ["config_id", "run_id", "other_run_id", "metric", "split", "recipe"])
 
 
-def _sorted(parts: list[pa.Table], name: str, keys: list[str]) -> pa.Table:
-    if not parts:
-        return tables.to_table(name, [])
-    return pa.concat_tables(parts).sort_by([(key, "ascending") for key in keys])
+def _gather(name: str, parts: Iterable[pa.Table], keys: list[str]) -> pa.Table:
+    """The parts as one sorted table; small parts are packed on the way, as each carries kilobytes of its own."""
+    packed, loose = [tables.to_table(name, [])], []
+    for part in parts:
+        loose.append(part)
+        if len(loose) == PACK:
+            packed.append(pa.concat_tables(loose).combine_chunks())
+            loose = []
+    return pa.concat_tables([*packed, *loose]).sort_by([(key, "ascending") for key in keys]).combine_chunks()

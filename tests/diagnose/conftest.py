@@ -20,9 +20,15 @@ from zoo.config import TrainConfig
 from zoo.tables import to_table
 
 
-def _config_row(parameters: int = 1, **settings: Any) -> dict[str, object]:
+def _config_row(parameters: int = 1, **settings: Any) -> dict[str, Any]:
     """A row of `configs`; what is not given is that of a small grid on digits."""
-    given = {"dataset": "digits", "data_fingerprint": "f", "architecture": "cnn", "width": 2, "batch_size": 8}
+    given: dict[str, Any] = {
+        "dataset": "digits",
+        "data_fingerprint": "f",
+        "architecture": "cnn",
+        "width": 2,
+        "batch_size": 8,
+    }
     config = TrainConfig(**(given | {"data_amount": 100, "sample_passes": 1000} | settings))
     fields = {name: getattr(config, name) for name in TrainConfig.__dataclass_fields__}
     return fields | {
@@ -32,7 +38,7 @@ def _config_row(parameters: int = 1, **settings: Any) -> dict[str, object]:
     }
 
 
-def _run_row(config_id: str, seed: int = 0, status: str = "done", **numbers: float) -> dict[str, object]:
+def _run_row(config_id: str, seed: int = 0, status: str = "done", **numbers: float) -> dict[str, Any]:
     """A row of `runs`."""
     return {
         "run_id": f"{config_id}-{seed}",
@@ -51,7 +57,7 @@ def _frame(name: str, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 def _graded(accuracies: Iterable[tuple[dict[str, Any], float]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables configs and runs with one finished run of the given test accuracy a configuration."""
     rows = [(_config_row(**settings), accuracy) for settings, accuracy in accuracies]
-    runs = [_run_row(str(row["config_id"]), test_error=100 - accuracy) for row, accuracy in rows]
+    runs = [_run_row(row["config_id"], test_error=100 - accuracy) for row, accuracy in rows]
     return _frame("configs", (row for row, _ in rows)), _frame("runs", runs)
 
 
@@ -70,10 +76,13 @@ def _made(noises: tuple[float, ...], architecture: str) -> ZooTables:
     configs = [
         _config_row(
             parameters=100 * width,
-            **{"width": width, "data_amount": n, "batch_size": b, "label_noise": noise},
             architecture=architecture,
+            width=width,
+            data_amount=amount,
+            batch_size=batch,
+            label_noise=noise,
         )
-        for width, n, b, noise in grid
+        for width, amount, batch, noise in grid
     ]
     runs = []
     for config, seed in product(configs, range(2)):

@@ -33,13 +33,16 @@ def _features(rows: int, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({name: draw.uniform(*ends, size=rows) for name, ends in ranges.items()})
 
 
+def _columns(X: pd.DataFrame) -> dict[str, np.ndarray]:
+    return dict(zip(X.columns.tolist(), X.to_numpy().T, strict=True))
+
+
 def _planted(structure: str, rows: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
     X = _features(rows, seed)
-    columns = {name: X[name].to_numpy() for name in X}
-    return X, decide(STRUCTURES[structure], columns, TRUE_THRESHOLDS[structure])
+    return X, decide(STRUCTURES[structure], _columns(X), TRUE_THRESHOLDS[structure])
 
 
-def _by_hand(structure: str, row: dict[str, float]) -> str:
+def _by_hand(structure: str, row: dict[Any, float]) -> str:
     """The published conditions, top down, at their starts."""
     poor, sharp = row["mode_connectivity_peak"] <= -10, row["hessian_t"] > 7
     match structure, row["train_error"] <= 0.5:
@@ -62,7 +65,7 @@ def _by_hand(structure: str, row: dict[str, float]) -> str:
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_published_structures_answer_by_the_published_conditions(structure: str) -> None:
     tree, X = STRUCTURES[structure], _features(200)
-    answers = decide(tree, {n: X[n].to_numpy() for n in X}, [split.start for split in tree.splits()])
+    answers = decide(tree, _columns(X), [split.start for split in tree.splits()])
     assert answers.tolist() == [_by_hand(structure, row) for row in X.to_dict("records")]
 
 

@@ -55,7 +55,9 @@ def test_md_tree(
     case: Callable[..., tuple[str, pd.DataFrame, list[Split]]], name: str, published: float
 ) -> None:
     task, rows, splits = case(name)
-    accuracies = list(_accuracies(lambda _: MDTreeClassifier(structure=task), rows, splits, list(rows)))
+    accuracies = list(
+        _accuracies(lambda _: MDTreeClassifier(structure=task), rows, splits, rows.columns.tolist())
+    )
     assert len(accuracies) == 5
     assert np.mean(accuracies) == pytest.approx(published, abs=0.05)
 
@@ -94,7 +96,7 @@ def test_exact_search_gains_nine_points_on_the_data_limited_protocol(
     """Recipes: an exact joint search inside the bounds gains 9.5 points there."""
     task, rows, splits = case("Q1, data level <= 1")
     exact = _accuracies(
-        lambda _: MDTreeClassifier(structure=task, search="exact"), rows, splits[:1], list(rows)
+        lambda _: MDTreeClassifier(structure=task, search="exact"), rows, splits[:1], rows.columns.tolist()
     )
     assert next(exact) == pytest.approx(75.89 + 9.5, abs=0.5)
 

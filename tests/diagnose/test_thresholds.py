@@ -98,6 +98,8 @@ def test_a_value_on_the_upper_bound_may_fall_below_the_threshold() -> None:
 
 
 def test_neighbouring_floats_are_parted() -> None:
-    below = 1.0
-    above = np.nextafter(below, 2)
+    """Halfway between these two is, after rounding, the upper one."""
+    below = float(np.nextafter(1, 2))
+    above = float(np.nextafter(below, 2))
+    assert (below + above) / 2 == above
     assert _stump([below, above], "ab") == below

@@ -94,14 +94,15 @@ def test_noise_is_nested_and_of_the_rate_asked_for(uneven: Dataset) -> None:
     np.testing.assert_array_equal(few[changed[0.1]], many[changed[0.1]])
 
 
-def test_noise_is_uniform_over_the_other_classes(uneven: Dataset) -> None:
-    """Noise of nearly 1 redraws every label; each of the two others comes half the time."""
-    redrawn = noisy_labels(uneven, 1 - 1e-12, 0)
+@pytest.mark.parametrize("level", [0.3, 1 - 1e-12])
+def test_noise_is_uniform_over_the_other_classes(uneven: Dataset, level: float) -> None:
+    """Noise of nearly 1 redraws every label; each of the two others comes half the time, at any noise."""
+    noisy = noisy_labels(uneven, level, 0)
     for label in range(3):
-        drawn = redrawn[uneven.train_labels == label]
+        drawn = noisy[uneven.train_labels == label]
         counts = np.bincount(drawn, minlength=3) / len(drawn)
-        assert counts[label] == 0
-        assert np.delete(counts, label) == pytest.approx(0.5, abs=0.075)
+        assert counts[label] == pytest.approx(1 - level, abs=0.06)
+        assert np.delete(counts, label) / level == pytest.approx(0.5, abs=0.12)
 
 
 def test_noise_belongs_to_the_data_set_and_the_noise_seed(uneven: Dataset) -> None:

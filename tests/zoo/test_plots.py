@@ -69,6 +69,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
+@pytest.fixture
+def errors_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "QUANTITIES", QUANTITIES[:1])
+
+
 def panels(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_title()]
 
@@ -175,6 +180,7 @@ def test_many_amounts_wrap_and_the_lowest_panels_carry_the_widths(
     ]
 
 
+@pytest.mark.usefixtures("errors_only")
 @pytest.mark.parametrize(
     ("axes", "names", "contexts"),
     [
@@ -207,12 +213,10 @@ def test_other_axes_have_files_of_their_own(
     tmp_path: Path, drawn: list[Figure], axes: dict[str, list[Any]], names: list[str], contexts: list[str]
 ) -> None:
     paths = phase_plots(*tables(product(**axes, width=[1, 2])), tmp_path)
-    assert [path.name for path in paths[: len(names)]] == [
-        f"test_error{name and f'-{name}'}.png" for name in names
-    ]
-    titles = [figure.get_suptitle() for figure in drawn[: len(names)]]
+    assert [path.name for path in paths] == [f"test_error{name and f'-{name}'}.png" for name in names]
+    titles = [figure.get_suptitle() for figure in drawn]
     assert all(title.endswith(end) for title, end in zip(titles, contexts, strict=True))
-    cells = [shown(panels(figure)[0]) for figure in drawn[: len(names)]]
+    cells = [shown(panels(figure)[0]) for figure in drawn]
     assert cells == [[[20.0 * i + 0.5, 20.0 * i + 10.5]] for i in range(len(names))]
 
 
@@ -226,6 +230,7 @@ def test_two_data_sets_are_told_apart_by_name_alone(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("errors_only")
 @pytest.mark.parametrize(("unit", "per"), [("epochs", "data_amount"), ("steps", "batch_size")])
 def test_length_is_an_axis_in_the_unit_that_was_varied(tmp_path: Path, unit: str, per: str) -> None:
     """Passes follow from the amount or batch size; on their own they would make a file for each of those."""
@@ -235,8 +240,7 @@ def test_length_is_an_axis_in_the_unit_that_was_varied(tmp_path: Path, unit: str
         length = given.pop("length")
         settings.append(given | {"sample_passes": length * given[per]})
     paths = phase_plots(*tables(settings), tmp_path)
-    assert [path.name for path in paths[:2]] == [f"test_error-{unit}=3.png", f"test_error-{unit}=7.png"]
-    assert len(paths) == 10
+    assert [path.name for path in paths] == [f"test_error-{unit}=3.png", f"test_error-{unit}=7.png"]
     once = phase_plots(*tables(settings[:4]), tmp_path)
     assert once[0].name == "test_error.png"
 
