@@ -24,14 +24,22 @@ from zoo.stacks import Stack, cut_stacks
 from zoo.stages import Report
 from zoo.storage import Store
 
-CONFIG = dict(dataset="none", data_fingerprint="none", architecture="mlp", width=1, data_amount=1, sample_passes=1)
+CONFIG = dict(
+    dataset="none", data_fingerprint="none", architecture="mlp", width=1, data_amount=1, sample_passes=1
+)
 
 
 def commit_nothing(stack: Stack, store: Store | None) -> Report:
     """A stack without training: its rows, committed if there is a store."""
     if store is not None:
         rows = [
-            {"run_id": r.run_id, "config_id": r.config.config_id, "seed": r.seed, "status": "done", "history": []}
+            {
+                "run_id": r.run_id,
+                "config_id": r.config.config_id,
+                "seed": r.seed,
+                "status": "done",
+                "history": [],
+            }
             for r in stack.runs
         ]
         fragments.commit_runs(store, rows)

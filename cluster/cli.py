@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from zoo import Zoo, __version__, open_zoo
+from zoo import __version__, open_zoo
 from zoo.storage import Store
 
 FAILED_RUNS, INTERRUPTED = 3, 130
@@ -147,12 +147,15 @@ def benchmark(
     from zoo.tables import from_frame, to_bytes
 
     zoos = [open_zoo(folder) for folder in folders]
+    recipes = sorted({zoo.metric_recipe for zoo in zoos})
+    if len(recipes) > 1:
+        _stop(f"the zoos were measured by different recipes, {recipes}; benchmark those of one recipe", 1)
     store = Store(out)
     tables = {
         zoo.name: ZooTables(*(zoo.table(name) for name in ("configs", "runs", "metrics", "labels")))
         for zoo in zoos
     }
-    predictions = compete(tables)
+    predictions = compete(tables, recipes[0])
     leaderboard = aggregate(predictions)
     for name, frame in (("predictions", predictions), ("leaderboard", leaderboard)):
         store.write(f"{name}.parquet", to_bytes(from_frame(name, frame)))
@@ -173,9 +176,8 @@ def plot(
     from zoo.plots import phase_plots
 
     zoo = open_zoo(folder)
-    files = phase_plots(
-        *(zoo.table(name) for name in ("configs", "runs", "metrics")), out or folder / "plots"
-    )
+    configs, runs, metrics = (zoo.table(name) for name in ("configs", "runs", "metrics"))
+    files = phase_plots(configs, runs, metrics, out or folder / "plots", zoo.metric_recipe)
     _print({"plots": [str(file) for file in files]}, as_json)
 
 

@@ -48,8 +48,8 @@ class Progress:
         rate = self._done / seconds if seconds > 0 else 0.0
         left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
         extra = "".join(f", {count} {status}" for status, count in sorted(troubles.items()))
-        text = f"{self._stage}: {self._done}/{self._total} {self._unit}, {rate:.2f} {self._unit}/s, {left} left{extra}"
-        print(text, file=sys.stderr, flush=True)
+        done = f"{self._stage}: {self._done}/{self._total} {self._unit}"
+        print(f"{done}, {rate:.2f} {self._unit}/s, {left} left{extra}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         """The progress itself."""

@@ -183,6 +183,6 @@ def status(zoo: Zoo) -> dict[str, Any]:
         "runs": manifest["runs"],
         **{name: counts[name] for name in ("done", "diverged", "failed")},
         "missing": max(0, manifest["runs"] - counts.total()),
-        "measurements": len(fragments.measured(zoo.store, manifest["metric_recipe"])),
+        "measurements": len(fragments.measured(zoo.store, zoo.metric_recipe)),
         "labelled": zoo.store.exists("labels.parquet"),
     }

@@ -26,11 +26,13 @@ class Zoo:
         store: Where it lives.
         name: Name of its spec.
         spec: Text of its spec.
+        metric_recipe: Recipe of its landscape metrics.
     """
 
     store: Store
     name: str
     spec: str
+    metric_recipe: str
 
     def table(self, name: str) -> pd.DataFrame:
         """A merged table: configs, runs, history, metrics or labels.
@@ -89,4 +91,4 @@ def open_zoo(root: str | Path) -> Zoo:
             f"{root} has schema version {manifest['schema_version']}, this mdzoo reads version "
             f"{tables.SCHEMA_VERSION}; open it with mdzoo {manifest['package_version']}"
         )
-    return Zoo(store, manifest["name"], manifest["spec"])
+    return Zoo(store, manifest["name"], manifest["spec"], manifest["metric_recipe"])

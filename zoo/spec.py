@@ -58,9 +58,9 @@ class _Rule:
         low = "" if self.low is None else f" of at least {self.low:g}"
         return noun + low + ("" if self.below is None else f" and below {self.below:g}")
 
-    def accepts(self, value: object) -> bool:
-        kinds = (int, float) if self.kind is float else self.kind
-        if isinstance(value, bool) or not isinstance(value, kinds):
+    def accepts(self, value: Any) -> bool:
+        kinds = {self.kind, int} if self.kind is float else {self.kind}
+        if type(value) not in kinds:  # an exact type: True is no integer
             return False
         if self.words is not None:
             return value in self.words

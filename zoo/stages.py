@@ -134,10 +134,10 @@ def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu"
 
 
 def _on(device: str, data: RunData) -> RunData:
-    splits = (
-        Split(*(tensor.to(device) for tensor in split)) for split in (data.train, data.validation, data.test)
-    )
-    return RunData(*splits, data.classes)
+    def moved(split: Split) -> Split:
+        return Split(split.images.to(device), split.labels.to(device))
+
+    return RunData(moved(data.train), moved(data.validation), moved(data.test), data.classes)
 
 
 def _without_value(registry: Mapping[str, Metric[Any]], recipe: str, reason: str) -> list[Row]:

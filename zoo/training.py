@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ def has_settled(losses: list[float]) -> bool:
     if len(losses) < STOP_EPOCHS:
         return False
     recent = losses[-STOP_PATIENCE - 1 :]
-    return all(abs(b - a) <= STOP_CHANGE for a, b in zip(recent, recent[1:], strict=False))
+    return all(abs(b - a) <= STOP_CHANGE for a, b in pairwise(recent))
 
 
 def train_stack(stack: Stack, dataset: Dataset, engine: str = "loop", device: str = "cpu") -> list[RunResult]:

@@ -113,7 +113,13 @@ def test_parallel_equals_serial(serial, tmp_path):
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts.pop("seconds").keys() == {"plan", "train", "measure", "label"}
-    assert facts == {"zoo": str(tmp_path / "zoo"), "done": RUNS, "trained": RUNS, "measured": 24, "unmeasured": 0}
+    assert facts == {
+        "zoo": str(tmp_path / "zoo"),
+        "done": RUNS,
+        "trained": RUNS,
+        "measured": 24,
+        "unmeasured": 0,
+    }
     assert f"train: {RUNS}/{RUNS} runs" in done.stderr
     assert_equal_zoos(serial, tmp_path / "zoo")
 

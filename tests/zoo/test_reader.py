@@ -29,7 +29,13 @@ def trained(tmp_path_factory):
     table, history = fragments.merge_runs(store)
     store.write("runs.parquet", tables.to_bytes(table))
     store.write("history.parquet", tables.to_bytes(history))
-    manifest = {"schema_version": 1, "package_version": "0", "name": "three", "spec": "text"}
+    manifest = {
+        "schema_version": 1,
+        "package_version": "0",
+        "name": "three",
+        "spec": "text",
+        "metric_recipe": "default",
+    }
     store.write("zoo.json", json.dumps(manifest).encode())
     return store, digits, runs
 
@@ -73,7 +79,7 @@ def test_a_flipped_bit_is_found(trained, tmp_path):
     damaged.write(row["checkpoint"], bytes(data))
     place = (row["checkpoint"], int(row["checkpoint_index"]), runs[0].run_id)
     with pytest.raises(
-        ValueError, match="is damaged: its SHA-256 is .*, its table says .*; train its runs again"
+        ValueError, match=r"is damaged: its SHA-256 is .*, its table says .*; train its runs again"
     ):
         checkpoints.load_run(damaged, *place, sha256=row["checkpoint_sha256"])
     damaged.write(row["checkpoint"], bytes(data[:-8]))

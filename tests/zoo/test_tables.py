@@ -47,7 +47,7 @@ def test_other_versions_and_schemas_are_refused():
     table = tables.to_table("labels", [])
     old = table.replace_schema_metadata({"mdzoo_schema_version": "0"})
     with pytest.raises(
-        ValueError, match="old.parquet has schema version 0, this mdzoo reads version 1; open it with"
+        ValueError, match=r"old\.parquet has schema version 0, this mdzoo reads version 1; open it with"
     ):
         tables.from_bytes("labels", tables.to_bytes(old), "old.parquet")
     with pytest.raises(ValueError, match=r"missing columns \['gap'\], unknown columns \[\]"):

@@ -130,8 +130,8 @@ def test_the_published_stop_rule():
     assert not has_settled(flat[:29])
     assert has_settled([5.0] * 24 + [1.0] * 6)
     assert not has_settled([5.0] * 25 + [1.0] * 5), "the step down is one of the last five changes"
-    assert not has_settled(flat[:-1] + [1.0002])
-    assert has_settled(flat[:-1] + [1.00005])
+    assert not has_settled([*flat[:-1], 1.0002])
+    assert has_settled([*flat[:-1], 1.00005])
 
 
 def test_the_paper_recipe_keeps_settled_weights_else_those_of_the_lowest_loss(digits, config):
