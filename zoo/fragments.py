@@ -83,9 +83,10 @@ def _unnest_history(merged: pa.Table) -> pa.Table:
     nested = merged["history"].combine_chunks()
     parents = pc.list_parent_indices(nested)
     rows = pc.list_flatten(nested)
-    ids = merged.select(["run_id", "config_id", "seed"]).take(parents)
-    columns = [*ids.columns, *rows.flatten()]
-    return pa.Table.from_arrays(columns, schema=tables.SCHEMAS["history"])
+    columns = dict(zip([field.name for field in rows.type], rows.flatten(), strict=True))
+    columns |= {name: merged[name].take(parents) for name in tables.FROM_RUN}
+    schema = tables.SCHEMAS["history"]
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def merge_metrics(store: Store) -> pa.Table:

@@ -105,6 +105,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("learning_rate", _real, "", "learning rate of its last step"),
         Column("train_loss", _real, "nats", "mean loss of its batches, as they were trained on"),
         Column("train_error", _real, "percent", "mean error of its batches, as they were trained on"),
+        Column("recipe", _text, "", "training recipe"),
+        *_PROVENANCE,
     ),
     "metrics": (
         _CONFIG_ID,
@@ -120,7 +122,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("samples", _integer, "images", "images it was measured on"),
         Column("iterations", _integer, "", "probes, power iterations or optimiser steps"),
         Column("converged", _flag, "", "whether the estimate met its tolerance; null if it has none"),
-        Column("reason", _text, "", "why value is null: diverged, failed, collapsed, one_run"),
+        Column("reason", _text, "", "why value is null: diverged, not_finite, collapsed, one_run, or failed and the error"),
         Column(
             "sample_passes",
             _real,
@@ -191,14 +193,27 @@ def _schema(columns: tuple[Column, ...]) -> pa.Schema:
 SCHEMAS: dict[str, pa.Schema] = {name: _schema(columns) for name, columns in COLUMNS.items()}
 """The Arrow schema of each table, by name."""
 
+FROM_RUN = ("run_id", "config_id", "seed", "recipe", *(column.name for column in _PROVENANCE))
+"""Columns of `history` that are its run's."""
+
 HISTORY_LIST = pa.field(
     "history",
-    pa.list_(pa.struct([f for f in SCHEMAS["history"] if f.name not in ("run_id", "config_id", "seed")])),
+    pa.list_(pa.struct([f for f in SCHEMAS["history"] if f.name not in FROM_RUN])),
     metadata={"unit": "", "meaning": "rows of the table history of this run"},
 )
 
 SCHEMAS["run_fragments"] = SCHEMAS["runs"].append(HISTORY_LIST)
 """What a training task commits: rows of `runs`, each with its history nested, so that one file is the commit."""
+
+
+def markdown() -> str:
+    """The tables as Markdown: one section a table, one line a column."""
+    lines = []
+    for name, columns in COLUMNS.items():
+        lines += [f"#### `{name}`", "", "| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
+        lines += [f"| `{c.name}` | {c.type} | {c.unit} | {c.meaning} |" for c in columns]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def to_table(name: str, rows: list[dict[str, Any]]) -> pa.Table:

@@ -165,6 +165,17 @@ def test_the_paper_recipe_measures_as_published(trained_pair, make_cnn, digits) 
     assert all(row["value"] is not None for row in rows)
 
 
+@pytest.mark.parametrize(("recipe", "drawn"), [(QUICK, False), (PAPER, True)])
+def test_hessian_images_are_one_set_by_default_and_drawn_in_the_paper(
+    trained_pair, digits, recipe, drawn
+) -> None:
+    recipe = dataclasses.replace(
+        recipe, hessian_images=64, eigenvalue_tolerance=1e-7, eigenvalue_iterations=500
+    )
+    a, b = (measure_run(trained_pair[0], digits, recipe, (key,))[1]["value"] for key in "ab")
+    assert (abs(a - b) > 0.01 * a) is drawn
+
+
 def test_the_paper_curve_needs_an_untrained_model(trained_pair, digits) -> None:
     rows = measure_pair(*trained_pair, digits, PAPER, ("a",))
     assert all("pass initial_model" in row["reason"] for row in rows[:4])

@@ -1,0 +1,159 @@
+"""The program: what it prints, where, and with which exit code."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import zoo
+from zoo import tables
+
+SPEC = """
+name = "{name}"
+[settings]
+dataset = "digits"
+architecture = "mlp"
+steps = 60
+learning_rate = 0.2
+[[grids]]
+width = [2, 16]
+batch_size = [4, 32]
+data_amount = [40, 200]
+label_noise = [0.0, 0.1]
+seeds = 2
+"""
+
+
+def mdzoo(*arguments, **environment):
+    command = [sys.executable, "-m", "cluster.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with two small zoos, `one` and `two`."""
+    folder = tmp_path_factory.mktemp("cli")
+    for name in ("one", "two"):
+        (folder / f"{name}.toml").write_text(SPEC.format(name=name).replace("60", "60" if name == "one" else "90"))
+        done = mdzoo("build", folder / f"{name}.toml", "--out", folder / name, "--workers", 0)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_help_teaches_every_verb():
+    done = mdzoo("--help")
+    assert done.returncode == 0
+    for verb in ("build", "status", "benchmark", "plot"):
+        assert f"\n  {verb}" in done.stdout
+        assert mdzoo(verb, "--help").returncode == 0
+    assert "mdzoo build demo --out zoos/demo" in done.stdout
+    assert "Exit codes: 0 done; 1 an error; 2 a wrong option or spec; 3" in done.stdout
+    assert mdzoo("--version").stdout.strip() == zoo.__version__
+
+
+def test_a_dry_run_counts_without_data_and_writes_nothing(tmp_path):
+    done = mdzoo("build", "paper", "--dry-run", "--json", "--data-dir", tmp_path)
+    facts = json.loads(done.stdout)
+    assert (facts["configurations"], facts["runs"]) == (3_380, 16_900)
+    assert facts["sample_passes"] == sum(
+        2 * 5 * 13 * (5 * 51 + 8 * 81) * amount for amount in range(5_000, 50_001, 5_000)
+    )
+    assert facts["disk_bytes"] > 4 * facts["parameters"] > 1e9
+    assert os.listdir(tmp_path) == []
+    assert "runs: 16,900" in mdzoo("build", "paper", "--dry-run").stdout
+
+
+def test_wrong_usage_is_exit_code_2(tmp_path):
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(SPEC.format(name="x").replace("width", "widht"))
+    for arguments, message in (
+        (("build", wrong, "--dry-run"), "mdzoo: wrong.toml: grids[0].widht: unknown key with value [2, 16]"),
+        (("build", "dmeo", "--dry-run"), "mdzoo: no spec is named 'dmeo'"),
+        (("build", "demo"), "mdzoo: --out is missing: give the folder of the zoo, or --dry-run"),
+        (("biuld",), "No such command 'biuld'"),
+    ):
+        done = mdzoo(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stdout == ""
+    wrong.write_text(SPEC.format(name="x").replace('"mlp"', '"vgg"'))
+    done = mdzoo("build", wrong, "--out", tmp_path / "zoo", "--workers", 0)
+    assert (done.returncode, (tmp_path / "zoo").exists()) == (2, False)
+    assert "architecture: 'vgg' is not allowed; one of cnn, mlp, resnet18, or register it" in done.stderr
+
+
+def test_errors_name_their_remedy_without_a_traceback(folder, tmp_path):
+    done = mdzoo("status", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mdzoo: {tmp_path} holds no zoo (zoo.json is missing); make one with")
+    assert "Traceback" in mdzoo("status", tmp_path, MDZOO_TRACEBACK="1").stderr
+
+
+def test_status(folder):
+    facts = json.loads(mdzoo("status", folder / "one", "--json").stdout)
+    expected = {"name": "one", "configurations": 16, "runs": 32, "done": 32, "diverged": 0, "failed": 0, "missing": 0}
+    assert facts == expected | {"measurements": 32 + 16, "labelled": True}
+    assert "runs: 32" in mdzoo("status", folder / "one").stdout
+
+
+def test_benchmark_writes_a_leaderboard(folder):
+    out = folder / "benchmark"
+    done = mdzoo("benchmark", folder / "one", folder / "two", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == (out / "leaderboard.md").read_text().strip()
+    board = tables.from_bytes("leaderboard", (out / "leaderboard.parquet").read_bytes(), "it").to_pandas()
+    assert {"md_tree", "validation_tree", "hyperparameter_tree", "landscape_xgboost", "majority"} <= set(board["diagnoser"])
+    assert {"random_cells", "data_amount_limited", "width_limited", "transfer"} <= set(board["protocol"])
+    assert board["accuracy"].between(0, 100).all()
+    assert board["training_rows"].gt(0).all()
+    predictions = tables.from_bytes("predictions", (out / "predictions.parquet").read_bytes(), "it").to_pandas()
+    noisy = zoo.open(folder / "one").table("configs").query("label_noise > 0")["config_id"]
+    within = predictions.query("zoo == 'one' and training_zoo == 'one'")
+    assert set(within["config_id"]) <= set(noisy), "a zoo with label noise is learned from its clean half alone"
+
+
+def test_plot_draws_the_phase_plots(folder):
+    facts = json.loads(mdzoo("plot", folder / "one", "--json").stdout)
+    names = {os.path.basename(path) for path in facts["plots"]}
+    assert names == {f"{q}.png" for q in ("test_error", "train_error", "hessian_trace", "mode_connectivity", "cka")}
+    for path in facts["plots"]:
+        with open(path, "rb") as file:
+            assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_users_architecture_is_imported_in_the_workers(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "from zoo.models import register_architecture\n\n\n"
+        "@register_architecture('linear')\n"
+        "def linear(width, shape):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(shape.pixels, shape.classes))\n"
+    )
+    spec = tmp_path / "mine.toml"
+    spec.write_text(SPEC.format(name="mine").replace('"mlp"', '"linear"').replace("[2, 16]", "1").replace("[4, 32]", "8"))
+    build = ("build", spec, "--out", tmp_path / "zoo", "--import", "mine", "--json")
+    done = mdzoo(*build, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["done"] == 8
+
+
+def test_failed_runs_are_exit_code_3(tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "from zoo.models import register_architecture\n\n\n"
+        "@register_architecture('broken')\n"
+        "def broken(width, shape):\n"
+        "    import torch\n"
+        "    if not torch.empty(1).is_meta:\n"
+        "        raise RuntimeError('no such layer')\n"
+        "    return torch.nn.Linear(1, 1)\n"
+    )
+    spec = tmp_path / "broken.toml"
+    spec.write_text(SPEC.format(name="broken").replace('"mlp"', '"broken"'))
+    build = ("build", spec, "--out", tmp_path / "zoo", "--import", "broken", "--workers", 0, "--json")
+    done = mdzoo(*build, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["failed"] == 32
+    reasons = zoo.open(tmp_path / "zoo").table("runs")["reason"]
+    assert reasons.str.contains("RuntimeError: no such layer").all()

@@ -1,0 +1,100 @@
+"""Executors: every job has one outcome, failures are tried again, the window is bounded."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.executors import TRIES, InProcessExecutor, RayExecutor
+
+
+def square(job, offset):
+    return job**2 + offset
+
+
+def fails_until_tried_often(job, folder):
+    """Job (name, tries it takes): leaves a file a try."""
+    name, needed = job
+    tries = len(list(Path(folder).glob(f"{name}-*")))
+    (Path(folder) / f"{name}-{tries}").touch()
+    if tries + 1 < needed:
+        if name.startswith("dies"):
+            os._exit(1)
+        raise ValueError(f"{name} fails at try {tries + 1}")
+    return name
+
+
+@pytest.fixture(scope="module", params=["in process", "ray"])
+def executor(request):
+    with InProcessExecutor() if request.param == "in process" else RayExecutor(cpus=2) as executor:
+        yield executor
+
+
+def test_every_job_has_one_outcome(executor):
+    outcomes = list(executor.run(square, range(20), executor.share(3)))
+    assert sorted(o.job for o in outcomes) == list(range(20))
+    assert all(o.result == o.job**2 + 3 and o.error is None for o in outcomes)
+    assert list(executor.run(square, [], 0)) == []
+
+
+def test_a_failing_job_is_tried_again_and_then_reported(executor, tmp_path):
+    jobs = [("once", 1), ("thrice", TRIES), ("never", 99)]
+    if isinstance(executor, RayExecutor):
+        jobs += [("dies_once", 2), ("dies_always", 99)]
+    outcomes = {o.job[0]: o for o in executor.run(fails_until_tried_often, jobs, str(tmp_path))}
+    assert {name for name, o in outcomes.items() if o.error is None} == {"once", "thrice", "dies_once"} & set(outcomes)
+    assert f"ValueError: never fails at try {TRIES}" in outcomes["never"].error
+    assert len(list(tmp_path.glob("never-*"))) == TRIES
+    if isinstance(executor, RayExecutor):
+        assert len(list(tmp_path.glob("dies_always-*"))) == TRIES
+        assert "died" in outcomes["dies_always"].error
+
+
+def test_jobs_are_taken_as_there_is_room(executor):
+    taken = 0
+
+    def jobs():
+        nonlocal taken
+        for job in range(10_000):
+            taken += 1
+            yield job
+
+    outcomes = executor.run(square, jobs(), 0)
+    for done in range(1, 51):
+        next(outcomes)
+        assert taken <= done + 7
+    outcomes.close()
+
+
+@pytest.mark.timeout(120)
+def test_an_existing_cluster_is_joined_by_its_address(tmp_path):
+    """A head node of its own on loopback; the build joins it, and leaves it running."""
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_AUTH_TOKEN", None)
+    ray = Path(sys.executable).with_name("ray")
+    port, folder = 6400 + os.getpid() % 500, Path("/tmp") / f"mdzoo-test-{os.getpid()}"
+    options = ("--include-dashboard=false", "--num-cpus=1", "--disable-usage-stats", "--block")
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}", *options],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        script = (
+            "from cluster.executors import RayExecutor\n"
+            "from operator import add\n"
+            f"with RayExecutor('127.0.0.1:{port}') as executor:\n"
+            "    print(sorted(o.result for o in executor.run(add, [1, 2], 10)))\n"
+        )
+        for _ in range(20):
+            done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+        assert done.stdout == "[11, 12]\n", done.stderr
+        assert head.poll() is None
+    finally:
+        head.terminate()
+        head.wait(timeout=30)
