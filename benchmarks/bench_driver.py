@@ -58,7 +58,7 @@ def measure(stacks: int) -> str:
                 assert outcome.error is None, outcome.error
             times.append(1e3 * (time.perf_counter() - began) / stacks)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        table, _ = fragments.merge_runs(Store(Path(folder)))
+        table, _ = fragments.merge_runs(Store(Path(folder)), {run.run_id for run in runs})
         assert len(table) == stacks
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return f"{stacks:>7,} stacks: {times[0]:6.2f} ms a stack, {times[1]:6.2f} ms with its commit; " + (

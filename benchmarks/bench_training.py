@@ -133,5 +133,7 @@ if __name__ == "__main__":
         for batch_size in (32, 128):
             print(compare(executor, loaded, size, batch_size, rounds), flush=True)
         print(shares(executor, name, size))
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peaks = [
+        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
     print(f"peak memory: driver {peaks[0]:,.0f} MiB, largest other process {peaks[1]:,.0f} MiB")

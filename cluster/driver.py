@@ -95,25 +95,30 @@ def build(
     work = Work(executor, store, datasets, stack_size, device=device)
 
     clock.lap("plan")
+    planned = {run.run_id for run in plan.runs}
     known = fragments.run_status(store)
     final = {run_id for run_id, status in known.items() if not (retry_failed and status == "failed")}
     missing = [run for run in plan.runs if run.run_id not in final]
     train(work, missing)
-    runs, history = fragments.merge_runs(store)
+    runs, history = fragments.merge_runs(store, planned)
     _write(store, "runs", runs)
     _write(store, "history", history)
 
     clock.lap("train")
     jobs = list(measure_jobs(spec, plan.configurations, runs, fragments.measured(store, spec.metric_recipe)))
     counts = measure(work, jobs)
-    _write(store, "metrics", fragments.merge_metrics(store))
+    _write(store, "metrics", fragments.merge_metrics(store, planned))
     clock.lap("measure")
     write_labels(open_zoo(store.root))
     clock.lap("label")
 
-    status = dict(zip(runs["run_id"].to_pylist(), runs["status"].to_pylist(), strict=True))
-    ends = Counter(status[run.run_id] for run in plan.runs)
-    return Summary(ends, len(missing), counts["measurements"], counts["failed"], clock.seconds)
+    return Summary(
+        Counter(runs["status"].to_pylist()),
+        len(missing),
+        counts["measurements"],
+        counts["failed"],
+        clock.seconds,
+    )
 
 
 def train(work: Work, runs: list[Any]) -> Counter[str]:

@@ -31,6 +31,8 @@ class Progress:
         self._stage, self._unit, self._total, self._done = stage, unit, total, 0
         self._began = self._printed = time.monotonic()
         self._lines = not terminal
+        if self._lines and total:
+            print(f"{stage}: {total} {unit} to do", file=sys.stderr, flush=True)
 
     def add(self, counts: Counter[str]) -> None:
         """Take in what a task did."""

@@ -6,7 +6,7 @@ original): a run that did not fail wins over one that did, then the lexically fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -62,15 +62,21 @@ def measured(store: Store, recipe: str) -> set[Measurement]:
     return found
 
 
-def merge_runs(store: Store) -> tuple[pa.Table, pa.Table]:
-    """The tables `runs` and `history` of all fragments, each run once, sorted by run_id."""
+def merge_runs(store: Store, planned: Container[str]) -> tuple[pa.Table, pa.Table]:
+    """The tables `runs` and `history` of all fragments, each planned run once, sorted by configuration and seed.
+
+    Args:
+        store: The zoo's store.
+        planned: Ids of the runs to take; the folder may hold others, of an earlier spec.
+    """
     status = run_status(store)
 
     def fresh() -> Iterator[pa.Table]:
         taken: set[str] = set()
         for table in _read(store, RUNS, "run_fragments"):
             ids, own = (table[name].to_pylist() for name in ("run_id", "status"))
-            keep = [i not in taken and s == status[i] for i, s in zip(ids, own, strict=True)]
+            pairs = zip(ids, own, strict=True)
+            keep = [i in planned and i not in taken and s == status[i] for i, s in pairs]
             taken.update(compress(ids, keep))
             yield table.filter(pa.array(keep, pa.bool_()))
 
@@ -89,15 +95,24 @@ def _unnest_history(merged: pa.Table) -> pa.Table:
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def merge_metrics(store: Store) -> pa.Table:
-    """The table `metrics` of all fragments, each measurement once a recipe, sorted by its ids and metric."""
+def merge_metrics(store: Store, planned: Container[str]) -> pa.Table:
+    """The table `metrics` of all fragments, each measurement once a recipe, sorted by its ids and metric.
+
+    Args:
+        store: The zoo's store.
+        planned: Ids of the runs to take; a pair is taken if both its runs are planned.
+    """
 
     def fresh() -> Iterator[pa.Table]:
         taken: set[tuple[str, str | None, str]] = set()
         for table in _read(store, METRICS, "metrics"):
             columns = (table[name].to_pylist() for name in ("run_id", "other_run_id", "recipe"))
             keys = list(zip(*columns, strict=True))
-            yield table.filter(pa.array([key not in taken for key in keys], pa.bool_()))
+            keep = [
+                key not in taken and key[0] in planned and (key[1] is None or key[1] in planned)
+                for key in keys
+            ]
+            yield table.filter(pa.array(keep, pa.bool_()))
             taken.update(keys)
 
     return _gather("metrics", fresh(), ["config_id", "run_id", "other_run_id", "metric", "split", "recipe"])

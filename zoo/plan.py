@@ -19,7 +19,7 @@ from zoo.datasets import Dataset, DatasetShape, DataSource, dataset_shape, load_
 from zoo.fragments import Measurement
 from zoo.models import ImageShape, count_parameters, image_shape
 from zoo.reader import MANIFEST, Zoo
-from zoo.spec import ZooSpec
+from zoo.spec import SpecError, ZooSpec
 from zoo.stacks import STACK_SIZE, cut_stacks
 from zoo.storage import Store
 
@@ -71,7 +71,10 @@ def make_plan(spec: ZooSpec, data_dir: Path | None = None) -> Plan:
 
 
 def _checked_shapes(spec: ZooSpec, data_dir: Path | None) -> dict[DataSource, DatasetShape]:
-    shapes = {source: dataset_shape(source, data_dir) for source in spec.sources()}
+    try:
+        shapes = {source: dataset_shape(source, data_dir) for source in spec.sources()}
+    except ValueError as error:
+        raise SpecError(f"{spec.name}: {error}") from error
     spec.check(shapes)
     return shapes
 
@@ -176,13 +179,16 @@ def status(zoo: Zoo) -> dict[str, Any]:
         measurements made.
     """
     manifest = json.loads(zoo.store.read(MANIFEST))
-    counts = Counter(fragments.run_status(zoo.store).values())
+    configs = set(zoo.table("configs")["config_id"])
+    ends = fragments.run_status(zoo.store).items()
+    counts = Counter(status for run_id, status in ends if run_id.partition("-")[0] in configs)
+    measured = fragments.measured(zoo.store, zoo.metric_recipe)
     return {
         "name": zoo.name,
         "configurations": manifest["configurations"],
         "runs": manifest["runs"],
         **{name: counts[name] for name in ("done", "diverged", "failed")},
         "missing": max(0, manifest["runs"] - counts.total()),
-        "measurements": len(fragments.measured(zoo.store, zoo.metric_recipe)),
+        "measurements": sum(item.run_id.partition("-")[0] in configs for item in measured),
         "labelled": zoo.store.exists("labels.parquet"),
     }

@@ -122,10 +122,14 @@ class Grid:
             yield _configuration(dict(zip(keys, combination, strict=True)), fingerprint)
 
 
+PAPER: dict[str, Any] = {"schedule": "constant", "warm_up": 0.0}
+"""What the paper recipe prescribes where a spec does not say otherwise; and 81 epochs, 51 for small batches."""
+
+
 def _configuration(settings: dict[str, Any], fingerprint: str) -> TrainConfig:
     """One configuration; lengths become sample passes, the recipe fills in what it prescribes."""
     if settings.get("recipe") == "paper":
-        settings = {"schedule": "constant", "warm_up": 0.0} | settings
+        settings = {**PAPER, **settings}
         if not any(key in settings for key in LENGTHS):
             settings["epochs"] = 51 if settings["batch_size"] <= 64 else 81
     if "epochs" in settings:

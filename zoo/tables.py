@@ -122,7 +122,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("samples", _integer, "images", "images it was measured on"),
         Column("iterations", _integer, "", "probes, power iterations or optimiser steps"),
         Column("converged", _flag, "", "whether the estimate met its tolerance; null if it has none"),
-        Column("reason", _text, "", "why value is null: diverged, not_finite, collapsed, one_run, or failed and the error"),
+        Column(
+            "reason",
+            _text,
+            "",
+            "why value is null: diverged, not_finite, collapsed, one_run, or failed and the error",
+        ),
         Column(
             "sample_passes",
             _real,

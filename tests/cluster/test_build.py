@@ -202,6 +202,15 @@ def test_a_wider_spec_trains_only_what_is_new(serial, tmp_path):
     pd.testing.assert_frame_equal(rows(tmp_path, "runs").set_index("run_id").loc[old.index], old)
 
 
+def test_a_narrower_spec_leaves_the_rest_out_of_the_tables(serial, tmp_path):
+    with InProcessExecutor() as executor:
+        driver.build(parse_spec(SPEC.replace("seeds = 2", "seeds = 3")), tmp_path, executor)
+        summary = driver.build(parse_spec(SPEC), tmp_path, executor)
+    assert (summary.counts, summary.trained) == (Counter(done=RUNS), 0)
+    pd.testing.assert_frame_equal(rows(serial, "runs"), rows(tmp_path, "runs"))
+    pd.testing.assert_frame_equal(rows(serial, "labels"), rows(tmp_path, "labels"))
+
+
 def test_a_stack_that_fails_for_good_becomes_rows_and_can_be_tried_again(serial, tmp_path, monkeypatch):
     train, tries = stages.train, Counter()
 

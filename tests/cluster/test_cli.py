@@ -36,7 +36,9 @@ def folder(tmp_path_factory):
     """A folder with two small zoos, `one` and `two`."""
     folder = tmp_path_factory.mktemp("cli")
     for name in ("one", "two"):
-        (folder / f"{name}.toml").write_text(SPEC.format(name=name).replace("60", "60" if name == "one" else "90"))
+        (folder / f"{name}.toml").write_text(
+            SPEC.format(name=name).replace("60", "60" if name == "one" else "90")
+        )
         done = mdzoo("build", folder / f"{name}.toml", "--out", folder / name, "--workers", 0)
         assert done.returncode == 0, done.stderr
     return folder
@@ -93,7 +95,15 @@ def test_errors_name_their_remedy_without_a_traceback(folder, tmp_path):
 
 def test_status(folder):
     facts = json.loads(mdzoo("status", folder / "one", "--json").stdout)
-    expected = {"name": "one", "configurations": 16, "runs": 32, "done": 32, "diverged": 0, "failed": 0, "missing": 0}
+    expected = {
+        "name": "one",
+        "configurations": 16,
+        "runs": 32,
+        "done": 32,
+        "diverged": 0,
+        "failed": 0,
+        "missing": 0,
+    }
     assert facts == expected | {"measurements": 32 + 16, "labelled": True}
     assert "runs: 32" in mdzoo("status", folder / "one").stdout
 
@@ -104,20 +114,28 @@ def test_benchmark_writes_a_leaderboard(folder):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (out / "leaderboard.md").read_text().strip()
     board = tables.from_bytes("leaderboard", (out / "leaderboard.parquet").read_bytes(), "it").to_pandas()
-    assert {"md_tree", "validation_tree", "hyperparameter_tree", "landscape_xgboost", "majority"} <= set(board["diagnoser"])
+    assert {"md_tree", "validation_tree", "hyperparameter_tree", "landscape_xgboost", "majority"} <= set(
+        board["diagnoser"]
+    )
     assert {"random_cells", "data_amount_limited", "width_limited", "transfer"} <= set(board["protocol"])
     assert board["accuracy"].between(0, 100).all()
     assert board["training_rows"].gt(0).all()
-    predictions = tables.from_bytes("predictions", (out / "predictions.parquet").read_bytes(), "it").to_pandas()
+    predictions = tables.from_bytes(
+        "predictions", (out / "predictions.parquet").read_bytes(), "it"
+    ).to_pandas()
     noisy = zoo.open(folder / "one").table("configs").query("label_noise > 0")["config_id"]
     within = predictions.query("zoo == 'one' and training_zoo == 'one'")
-    assert set(within["config_id"]) <= set(noisy), "a zoo with label noise is learned from its clean half alone"
+    assert set(within["config_id"]) <= set(noisy), (
+        "a zoo with label noise is learned from its clean half alone"
+    )
 
 
 def test_plot_draws_the_phase_plots(folder):
     facts = json.loads(mdzoo("plot", folder / "one", "--json").stdout)
     names = {os.path.basename(path) for path in facts["plots"]}
-    assert names == {f"{q}.png" for q in ("test_error", "train_error", "hessian_trace", "mode_connectivity", "cka")}
+    assert names == {
+        f"{q}.png" for q in ("test_error", "train_error", "hessian_trace", "mode_connectivity", "cka")
+    }
     for path in facts["plots"]:
         with open(path, "rb") as file:
             assert file.read(8) == b"\x89PNG\r\n\x1a\n"
@@ -132,7 +150,9 @@ def test_a_users_architecture_is_imported_in_the_workers(tmp_path):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(shape.pixels, shape.classes))\n"
     )
     spec = tmp_path / "mine.toml"
-    spec.write_text(SPEC.format(name="mine").replace('"mlp"', '"linear"').replace("[2, 16]", "1").replace("[4, 32]", "8"))
+    spec.write_text(
+        SPEC.format(name="mine").replace('"mlp"', '"linear"').replace("[2, 16]", "1").replace("[4, 32]", "8")
+    )
     build = ("build", spec, "--out", tmp_path / "zoo", "--import", "mine", "--json")
     done = mdzoo(*build, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr

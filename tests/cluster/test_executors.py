@@ -44,7 +44,9 @@ def test_a_failing_job_is_tried_again_and_then_reported(executor, tmp_path):
     if isinstance(executor, RayExecutor):
         jobs += [("dies_once", 2), ("dies_always", 99)]
     outcomes = {o.job[0]: o for o in executor.run(fails_until_tried_often, jobs, str(tmp_path))}
-    assert {name for name, o in outcomes.items() if o.error is None} == {"once", "thrice", "dies_once"} & set(outcomes)
+    assert {name for name, o in outcomes.items() if o.error is None} == {"once", "thrice", "dies_once"} & set(
+        outcomes
+    )
     assert f"ValueError: never fails at try {TRIES}" in outcomes["never"].error
     assert len(list(tmp_path.glob("never-*"))) == TRIES
     if isinstance(executor, RayExecutor):
@@ -77,7 +79,15 @@ def test_an_existing_cluster_is_joined_by_its_address(tmp_path):
     port, folder = 6400 + os.getpid() % 500, Path("/tmp") / f"mdzoo-test-{os.getpid()}"
     options = ("--include-dashboard=false", "--num-cpus=1", "--disable-usage-stats", "--block")
     head = subprocess.Popen(
-        [ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}", *options],
+        [
+            ray,
+            "start",
+            "--head",
+            "--node-ip-address=127.0.0.1",
+            f"--port={port}",
+            f"--temp-dir={folder}",
+            *options,
+        ],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -90,7 +100,9 @@ def test_an_existing_cluster_is_joined_by_its_address(tmp_path):
             "    print(sorted(o.result for o in executor.run(add, [1, 2], 10)))\n"
         )
         for _ in range(20):
-            done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+            )
             if done.returncode == 0:
                 break
         assert done.stdout == "[11, 12]\n", done.stderr

@@ -6,6 +6,8 @@ from zoo import fragments, tables
 from zoo.fragments import Measurement
 from zoo.storage import Store
 
+ALL = {f"{config_id}-{seed}" for config_id in "ab" for seed in range(3)}
+
 
 @pytest.fixture
 def store(tmp_path):
@@ -36,7 +38,7 @@ def epoch(number):
 def test_history_is_nested_in_the_commit_and_a_table_after_the_merge(store):
     fragments.commit_runs(store, [run_row("b-0", history=[epoch(1), epoch(2)]), run_row("b-1")])
     fragments.commit_runs(store, [run_row("a-1", history=[epoch(1)])])
-    runs, history = fragments.merge_runs(store)
+    runs, history = fragments.merge_runs(store, ALL)
     assert runs.schema.equals(tables.SCHEMAS["runs"])
     assert runs["run_id"].to_pylist() == ["a-1", "b-0", "b-1"]
     assert history.select(["run_id", "seed", "epoch", "step"]).to_pylist() == [
@@ -53,7 +55,7 @@ def test_of_two_commits_of_a_run_the_lexically_first_counts(store):
     names = store.names(fragments.RUNS, ".parquet")
     assert len(names) == 3
     first = tables.from_bytes("run_fragments", store.read(names[0]), "it")["seconds"].to_pylist()
-    runs, _ = fragments.merge_runs(store)
+    runs, _ = fragments.merge_runs(store, ALL)
     assert runs["seconds"].to_pylist() == first
 
 
@@ -62,7 +64,7 @@ def test_a_run_that_did_not_fail_wins_over_one_that_did(store):
         fragments.commit_runs(store, [run_row("a-0", status, reason=status + str(len(status)))])
     fragments.commit_runs(store, [run_row("b-0", "failed")])
     assert fragments.run_status(store) == {"a-0": "done", "b-0": "failed"}
-    runs, _ = fragments.merge_runs(store)
+    runs, _ = fragments.merge_runs(store, ALL)
     assert runs["status"].to_pylist() == ["done", "failed"]
 
 
@@ -78,15 +80,24 @@ def test_metrics_are_merged_by_measurement_and_recipe(store):
     fragments.commit_metrics(store, [row("a-0", "a-1", "cka", 0.7)])
     assert fragments.measured(store, "default") == {Measurement("a-0"), Measurement("a-0", "a-1")}
     assert fragments.measured(store, "paper") == {Measurement("a-0")}
-    merged = fragments.merge_metrics(store).to_pandas()
+    merged = fragments.merge_metrics(store, ALL).to_pandas()
     assert len(merged) == 4
     assert sorted(merged.query("metric == 'hessian_trace'")["value"]) == [1.0, 9.0]
     assert merged.query("metric == 'cka'")["value"].item() in (0.5, 0.7)
 
 
+def test_what_is_not_planned_is_left_out(store):
+    fragments.commit_runs(store, [run_row("a-0", history=[epoch(1)]), run_row("a-1", history=[epoch(1)])])
+    pair = {"config_id": "a", "run_id": "a-0", "other_run_id": "a-1", "metric": "cka", "recipe": "default"}
+    fragments.commit_metrics(store, [pair, pair | {"other_run_id": None, "metric": "hessian_trace"}])
+    runs, history = fragments.merge_runs(store, {"a-0", "b-0"})
+    assert runs["run_id"].to_pylist() == history["run_id"].to_pylist() == ["a-0"]
+    assert fragments.merge_metrics(store, {"a-0", "b-0"})["metric"].to_pylist() == ["hessian_trace"]
+
+
 def test_nothing_committed_is_an_empty_table(store):
-    runs, history = fragments.merge_runs(store)
-    assert (len(runs), len(history), len(fragments.merge_metrics(store))) == (0, 0, 0)
+    runs, history = fragments.merge_runs(store, ALL)
+    assert (len(runs), len(history), len(fragments.merge_metrics(store, ALL))) == (0, 0, 0)
     assert history.schema.equals(tables.SCHEMAS["history"])
 
 

@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
     runs = (Run(config, 0), Run(wild, 0), Run(config, 1))
     report = stages.train(Stack(runs), digits, store)
     assert report.counts == {"done": 2, "diverged": 1}
-    table, history = fragments.merge_runs(store)
+    table, history = fragments.merge_runs(store, {run.run_id for run in runs})
     store.write("runs.parquet", tables.to_bytes(table))
     store.write("history.parquet", tables.to_bytes(history))
     manifest = {
