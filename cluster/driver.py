@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ from cluster.executors import Executor
 from cluster.progress import Progress
 from diagnose.labels import label
 from zoo import fragments, stages, tables
-from zoo.plan import make_plan, measure_jobs, write_plan
+from zoo.config import Run
+from zoo.plan import MeasureJob, make_plan, measure_jobs, write_plan
 from zoo.reader import Zoo, open_zoo
 from zoo.spec import ZooSpec
-from zoo.stacks import STACK_SIZE, cut_stacks
+from zoo.stacks import STACK_SIZE, Stack, cut_stacks
 from zoo.storage import Store
 
 
@@ -121,50 +123,59 @@ def build(
     )
 
 
-def train(work: Work, runs: list[Any]) -> Counter[str]:
+def train(work: Work, runs: Sequence[Run]) -> Counter[str]:
     """Train runs stack by stack; a stack that fails for good becomes rows with its traceback.
 
     Returns:
         Runs by status.
     """
-    counts: Counter[str] = Counter()
+
+    def stacks(fingerprint: str) -> Iterator[Stack]:
+        return cut_stacks((r for r in runs if r.config.data_fingerprint == fingerprint), work.stack_size)
+
+    def fail(stack: Stack, error: str) -> int:
+        stages.commit_failure(stack, work.store, error)
+        return len(stack.runs)
+
     with Progress("train", len(runs), "runs") as progress:
-        for fingerprint, dataset in work.datasets.items():
-            stacks = cut_stacks(
-                (r for r in runs if r.config.data_fingerprint == fingerprint), work.stack_size
-            )
-            shared = (dataset, work.store, work.engine, work.device)
-            for outcome in work.executor.run(stages.train, stacks, *shared):
-                if outcome.error is not None:
-                    stages.commit_failure(outcome.job, work.store, outcome.error)
-                    done = Counter(failed=len(outcome.job.runs))
-                else:
-                    done = outcome.result.counts
-                counts += done
-                progress.add(done)
-    return counts
+        return _dispatch(work, progress, stages.train, stacks, (work.engine, work.device), fail)
 
 
-def measure(work: Work, jobs: list[Any]) -> Counter[str]:
+def measure(work: Work, jobs: Sequence[MeasureJob]) -> Counter[str]:
     """Make the measurements of the jobs; one whose task fails is left for the next build.
 
     Returns:
         How many were made ("measurements") and how many were not ("failed").
     """
-    counts: Counter[str] = Counter()
+
+    def own(fingerprint: str) -> Iterator[MeasureJob]:
+        return (job for job in jobs if job.config.data_fingerprint == fingerprint)
+
+    def fail(job: MeasureJob, error: str) -> int:
+        print(f"measuring {job.config.config_id} failed:\n{error}", file=sys.stderr)
+        return len(job.measurements)
+
     with Progress("measure", sum(len(job.measurements) for job in jobs), "measurements") as progress:
-        for fingerprint, dataset in work.datasets.items():
-            own = (job for job in jobs if job.config.data_fingerprint == fingerprint)
-            for outcome in work.executor.run(stages.measure, own, dataset, work.store, work.device):
-                if outcome.error is not None:
-                    print(
-                        f"measuring {outcome.job.config.config_id} failed:\n{outcome.error}", file=sys.stderr
-                    )
-                    done = Counter(failed=len(outcome.job.measurements))
-                else:
-                    done = outcome.result.counts
-                counts += done
-                progress.add(done)
+        return _dispatch(work, progress, stages.measure, own, (work.device,), fail)
+
+
+def _dispatch(
+    work: Work,
+    progress: Progress,
+    function: Callable[..., stages.Report],
+    jobs: Callable[[str], Iterator[Any]],
+    options: tuple[str, ...],
+    fail: Callable[[Any, str], int],
+) -> Counter[str]:
+    """Run a stage function for the jobs of each data set; `fail` says how much a failed job leaves undone."""
+    counts: Counter[str] = Counter()
+    for fingerprint, dataset in work.datasets.items():
+        for job, report, error in work.executor.run(
+            function, jobs(fingerprint), dataset, work.store, *options
+        ):
+            done = Counter(failed=fail(job, error)) if error is not None else report.counts
+            counts += done
+            progress.add(done)
     return counts
 
 

@@ -234,6 +234,22 @@ def test_a_stack_that_fails_for_good_becomes_rows_and_can_be_tried_again(serial,
     assert_equal_zoos(serial, tmp_path)
 
 
+def test_a_measurement_whose_task_fails_is_made_by_the_next_build(serial, tmp_path, monkeypatch, capsys):
+    def fails(job, *shared):
+        raise MemoryError("no room for the graph")
+
+    monkeypatch.setattr(stages, "measure", fails)
+    with InProcessExecutor() as executor:
+        summary = driver.build(parse_spec(SPEC), tmp_path, executor)
+        assert (summary.measured, summary.unmeasured) == (0, 24)
+        assert "MemoryError: no room for the graph" in capsys.readouterr().err
+        assert zoo.open(tmp_path).table("metrics").empty
+        monkeypatch.undo()
+        summary = driver.build(parse_spec(SPEC), tmp_path, executor)
+    assert (summary.trained, summary.measured, summary.unmeasured) == (0, 24, 0)
+    assert_equal_zoos(serial, tmp_path)
+
+
 def test_diverged_runs_are_results(tmp_path):
     text = (
         SPEC.replace("0.2", "1e12", 1)

@@ -36,7 +36,9 @@ def epoch(number):
 
 
 def test_history_is_nested_in_the_commit_and_a_table_after_the_merge(store):
-    fragments.commit_runs(store, [run_row("b-0", history=[epoch(1), epoch(2)]), run_row("b-1")])
+    fragments.commit_runs(
+        store, [run_row("b-0", history=[epoch(1), epoch(2)], recipe="paper"), run_row("b-1")]
+    )
     fragments.commit_runs(store, [run_row("a-1", history=[epoch(1)])])
     runs, history = fragments.merge_runs(store, ALL)
     assert runs.schema.equals(tables.SCHEMAS["runs"])
@@ -47,6 +49,7 @@ def test_history_is_nested_in_the_commit_and_a_table_after_the_merge(store):
         {"run_id": "b-0", "seed": 0, "epoch": 2, "step": 20},
     ]
     assert history["train_loss"].to_pylist() == [1.0, 1.0, 0.5]
+    assert history["recipe"].to_pylist() == [None, "paper", "paper"], "what made the run made its history"
 
 
 def test_of_two_commits_of_a_run_the_lexically_first_counts(store):
