@@ -13,10 +13,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from cluster.executors import InProcessExecutor, RayExecutor
 from zoo import __version__, open_zoo
 from zoo.storage import Store
 
-FAILED_RUNS, INTERRUPTED = 3, 130
+WRONG_USE, FAILED_RUNS, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
     name="mdzoo",
@@ -33,8 +34,8 @@ app = typer.Typer(
       mdzoo plot zoos/demo
       mdzoo benchmark zoos/demo --out zoos/demo/benchmark
 
-    Exit codes: 0 done; 1 an error; 2 a wrong option or spec; 3 the zoo is built, but runs of it failed
-    (a run that diverged is a result, not a failure); 130 interrupted: the same command goes on.""",
+    Exit codes: 0 done; 1 an error; 2 a wrong option or spec; 3 the zoo is built, but runs or metrics of
+    it failed (a run that diverged is a result, not a failure); 130 interrupted: the same command goes on.""",
 )
 
 ZooFolder = Annotated[
@@ -70,46 +71,27 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Train, measure and label the zoo of a spec. Run again to go on where it stopped."""
+    from cluster import driver
     from zoo.plan import estimate
     from zoo.spec import SpecError, read_spec
 
-    for module in modules or []:
-        importlib.import_module(module)
     try:
+        _import_modules(modules or [])
         parsed = read_spec(spec)
         if dry_run:
             _print(estimate(parsed, data_dir, stack_size), as_json)
             return
-    except (SpecError, FileNotFoundError) as error:
-        _stop(str(error), 2)
-    if out is None:
-        _stop("--out is missing: give the folder of the zoo, or --dry-run", 2)
-    _build(parsed, out, data_dir, address, workers, stack_size, device, modules or [], retry_failed, as_json)
-
-
-def _build(
-    spec: Any,
-    out: Path,
-    data_dir: Path | None,
-    address: str | None,
-    workers: int | None,
-    stack_size: int,
-    device: str,
-    modules: list[str],
-    retry_failed: bool,
-    as_json: bool,
-) -> None:
-    from cluster import driver
-    from cluster.executors import InProcessExecutor, RayExecutor
-    from zoo.spec import SpecError
-
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    executor = InProcessExecutor() if workers == 0 else RayExecutor(address, workers, modules)
-    try:
+        if out is None:
+            raise typer.BadParameter("missing: give the folder of the zoo, or --dry-run", param_hint="--out")
+        if address is not None and workers is not None:
+            raise typer.BadParameter(
+                "belongs to a private cluster; leave it out with --address", param_hint="--workers"
+            )
+        _check_device(device)
         # What Ray has to say goes to stderr, so that stdout is the result alone.
-        with contextlib.redirect_stdout(sys.stderr), executor:
+        with contextlib.redirect_stdout(sys.stderr), _executor(address, workers, modules or []) as executor:
             summary = driver.build(
-                spec,
+                parsed,
                 out,
                 executor,
                 data_dir=data_dir,
@@ -117,22 +99,59 @@ def _build(
                 device=device,
                 retry_failed=retry_failed,
             )
-    except SpecError as error:
-        _stop(str(error), 2)
+    except (SpecError, FileNotFoundError) as error:
+        _stop(str(error), WRONG_USE)
     except KeyboardInterrupt:
         _stop("interrupted; what is trained is kept, the same command goes on from there", INTERRUPTED)
-    facts = {"zoo": str(out), **summary.counts, "trained": summary.trained, "measured": summary.measured}
-    _print(facts | {"unmeasured": summary.unmeasured, "seconds": summary.seconds}, as_json)
-    if summary.counts["failed"] or summary.unmeasured:
+    ends = {status: summary.counts[status] for status in ("done", "diverged", "failed")}
+    made = {
+        name: getattr(summary, name)
+        for name in ("trained", "measured", "unmeasured", "failed_metrics", "seconds")
+    }
+    _print({"zoo": str(out)} | ends | made, as_json)
+    if not summary.is_whole:
+        print(
+            "mdzoo: some of it failed; reasons are in the tables runs and metrics, try again with --retry-failed",
+            file=sys.stderr,
+        )
         raise typer.Exit(FAILED_RUNS)
+
+
+def _import_modules(modules: list[str]) -> None:
+    """Import the user's modules, from the current folder too, as python itself would."""
+    if modules and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise typer.BadParameter(
+                f"{module} cannot be imported: {error}", param_hint="--import"
+            ) from error
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that no task could use, before anything is planned."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).partition("\n")[0]
+        raise typer.BadParameter(f"{device!r} cannot be used here: {first}", param_hint="--device") from error
+
+
+def _executor(
+    address: str | None, workers: int | None, modules: list[str]
+) -> InProcessExecutor | RayExecutor:
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    return InProcessExecutor() if workers == 0 else RayExecutor(address, workers, modules)
 
 
 @app.command()
 def status(folder: ZooFolder, as_json: Json = False) -> None:
     """Say how far a zoo is: runs done, diverged, failed and missing."""
-    from zoo.plan import status as zoo_status
-
-    _print(zoo_status(open_zoo(folder)), as_json)
+    _print(open_zoo(folder).status(), as_json)
 
 
 @app.command()
@@ -147,21 +166,27 @@ def benchmark(
     from zoo.tables import from_frame, to_bytes
 
     zoos = [open_zoo(folder) for folder in folders]
-    recipes = sorted({zoo.metric_recipe for zoo in zoos})
+    recipes, names = sorted({zoo.metric_recipe for zoo in zoos}), [zoo.name for zoo in zoos]
     if len(recipes) > 1:
         _stop(f"the zoos were measured by different recipes, {recipes}; benchmark those of one recipe", 1)
+    if twice := {name for name in names if names.count(name) > 1}:
+        _stop(f"several of the zoos are named {sorted(twice)}; a name in each spec tells them apart", 1)
     store = Store(out)
     tables = {
         zoo.name: ZooTables(*(zoo.table(name) for name in ("configs", "runs", "metrics", "labels")))
         for zoo in zoos
     }
     predictions = compete(tables, recipes[0])
+    if predictions.empty:
+        _stop("nothing to learn from or to diagnose: the zoos are too small, or all their labels optimal", 1)
     leaderboard = aggregate(predictions)
     for name, frame in (("predictions", predictions), ("leaderboard", leaderboard)):
         store.write(f"{name}.parquet", to_bytes(from_frame(name, frame)))
     text = markdown(leaderboard)
     store.write("leaderboard.md", text.encode())
-    print(json.dumps(leaderboard.to_dict("records")) if as_json else text)
+    for (diagnoser, reason), rows in predictions.dropna(subset="reason").groupby(["diagnoser", "reason"]):
+        print(f"mdzoo: {diagnoser} failed on {len(rows)} rows: {reason}", file=sys.stderr)
+    print(f'{{"leaderboard": {leaderboard.to_json(orient="records")}}}' if as_json else text)
 
 
 @app.command()
@@ -221,10 +246,11 @@ def main() -> None:
     """Run the program; an error that names its remedy is printed without a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("MDZOO_TRACEBACK"):
             raise
-        print(f"mdzoo: {error}", file=sys.stderr)
+        remedy = "; install mdzoo[cluster]" if isinstance(error, ModuleNotFoundError) else ""
+        print(f"mdzoo: {error}{remedy}", file=sys.stderr)
         sys.exit(1)
 
 

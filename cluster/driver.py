@@ -5,20 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import pyarrow as pa
 
 from cluster.executors import Executor
 from cluster.progress import Progress
 from diagnose.labels import label
 from zoo import fragments, stages, tables
-from zoo.config import Run
-from zoo.plan import MeasureJob, make_plan, measure_jobs, write_plan
-from zoo.reader import Zoo, open_zoo
+from zoo.config import Run, TrainConfig
+from zoo.fragments import FAILED, LOST, Measurement
+from zoo.plan import MeasureJob, TrainedRun, is_measured, make_plan, measurements_of, write_plan
 from zoo.spec import ZooSpec
 from zoo.stacks import STACK_SIZE, Stack, cut_stacks
 from zoo.storage import Store
@@ -40,9 +39,10 @@ class Summary(NamedTuple):
 
     Attributes:
         counts: Runs of the spec by status.
-        trained: Runs that this build trained.
-        measured: Measurements that this build made.
-        unmeasured: Measurements whose task failed; the next build tries them again.
+        trained: Runs that this build trained, diverged ones included.
+        measured: Runs and pairs that this build measured.
+        unmeasured: Runs and pairs whose task failed; the next build tries them again.
+        failed_metrics: Rows of the table `metrics` whose reason is an error.
         seconds: Time of each stage: plan, train, measure, label (merging of tables included).
     """
 
@@ -50,7 +50,13 @@ class Summary(NamedTuple):
     trained: int
     measured: int
     unmeasured: int
+    failed_metrics: int
     seconds: dict[str, float]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing failed."""
+        return not (self.counts[FAILED] or self.unmeasured or self.failed_metrics)
 
 
 class _Clock:
@@ -92,35 +98,51 @@ def build(
     """
     clock, store = _Clock(), Store(root.absolute())
     plan = make_plan(spec, data_dir)
-    write_plan(store, spec, plan)
-    datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
-    work = Work(executor, store, datasets, stack_size, device=device)
+    with store.locked():
+        write_plan(store, spec, plan)
+        datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
+        work = Work(executor, store, datasets, stack_size, device=device)
+        clock.lap("plan")
 
-    clock.lap("plan")
-    planned = {run.run_id for run in plan.runs}
-    known = fragments.run_status(store)
-    final = {run_id for run_id, status in known.items() if not (retry_failed and status == "failed")}
-    missing = [run for run in plan.runs if run.run_id not in final]
-    train(work, missing)
-    runs, history = fragments.merge_runs(store, planned)
-    _write(store, "runs", runs)
-    _write(store, "history", history)
+        known = fragments.run_status(store)
+        again = (LOST, FAILED) if retry_failed else (LOST,)
+        missing = [run for run in plan.runs if known.get(run.run_id, LOST) in again]
+        trained = train(work, missing)
+        runs, history = fragments.merge_runs(store, {run.run_id for run in plan.runs})
+        _write(store, "runs", runs)
+        _write(store, "history", history)
+        clock.lap("train")
 
-    clock.lap("train")
-    jobs = list(measure_jobs(spec, plan.configurations, runs, fragments.measured(store, spec.metric_recipe)))
-    counts = measure(work, jobs)
-    _write(store, "metrics", fragments.merge_metrics(store, planned))
-    clock.lap("measure")
-    write_labels(open_zoo(store.root))
-    clock.lap("label")
+        planned = list(measurements_of(spec, plan.configurations, runs))
+        found = fragments.measured(store, spec.metric_recipe)
+        measured = measure(work, list(_measure_jobs(spec, planned, found, retry_failed)))
+        metrics = fragments.merge_metrics(store, {item for *_, items in planned for item in items})
+        _write(store, "metrics", metrics)
+        clock.lap("measure")
 
+        configs = tables.from_bytes("configs", store.read("configs.parquet"), "configs.parquet").to_pandas()
+        _write(store, "labels", tables.from_frame("labels", label(configs, runs.to_pandas())))
+        clock.lap("label")
     return Summary(
-        Counter(runs["status"].to_pylist()),
-        len(missing),
-        counts["measurements"],
-        counts["failed"],
-        clock.seconds,
+        counts=Counter(runs["status"].to_pylist()),
+        trained=len(missing) - trained[FAILED],
+        measured=measured["measurements"],
+        unmeasured=measured[FAILED],
+        failed_metrics=sum((reason or "").startswith(FAILED) for reason in metrics["reason"].to_pylist()),
+        seconds=clock.seconds,
     )
+
+
+def _measure_jobs(
+    spec: ZooSpec,
+    planned: Iterable[tuple[TrainConfig, tuple[TrainedRun, ...], list[Measurement]]],
+    found: Mapping[Measurement, Mapping[tuple[str, str | None], bool]],
+    retry_failed: bool,
+) -> Iterator[MeasureJob]:
+    """A job for each configuration with measurements that are not committed."""
+    for config, runs, items in planned:
+        if missing := tuple(item for item in items if not is_measured(item, found, retry_failed)):
+            yield MeasureJob(config, runs, missing, spec.metric_recipe)
 
 
 def train(work: Work, runs: Sequence[Run]) -> Counter[str]:
@@ -133,8 +155,11 @@ def train(work: Work, runs: Sequence[Run]) -> Counter[str]:
     def stacks(fingerprint: str) -> Iterator[Stack]:
         return cut_stacks((r for r in runs if r.config.data_fingerprint == fingerprint), work.stack_size)
 
+    told: set[str] = set()
+
     def fail(stack: Stack, error: str) -> int:
         stages.commit_failure(stack, work.store, error)
+        _tell_once(told, f"training a stack of {len(stack.runs)} runs failed", error)
         return len(stack.runs)
 
     with Progress("train", len(runs), "runs") as progress:
@@ -151,18 +176,28 @@ def measure(work: Work, jobs: Sequence[MeasureJob]) -> Counter[str]:
     def own(fingerprint: str) -> Iterator[MeasureJob]:
         return (job for job in jobs if job.config.data_fingerprint == fingerprint)
 
+    told: set[str] = set()
+
     def fail(job: MeasureJob, error: str) -> int:
-        print(f"measuring {job.config.config_id} failed:\n{error}", file=sys.stderr)
+        _tell_once(told, f"measuring configuration {job.config.config_id} failed", error)
         return len(job.measurements)
 
     with Progress("measure", sum(len(job.measurements) for job in jobs), "measurements") as progress:
         return _dispatch(work, progress, stages.measure, own, (work.device,), fail)
 
 
+def _tell_once(told: set[str], what: str, error: str) -> None:
+    """Print an error unless one that ends alike was printed before: thousands of stacks may fail for one reason."""
+    last = error.strip().rpartition("\n")[2]
+    if last not in told:
+        told.add(last)
+        print(f"mdzoo: {what} (others that fail alike are not told):\n{error}", file=sys.stderr)
+
+
 def _dispatch(
     work: Work,
     progress: Progress,
-    function: Callable[..., stages.Report],
+    function: Callable[..., Counter[str]],
     jobs: Callable[[str], Iterator[Any]],
     options: tuple[str, ...],
     fail: Callable[[Any, str], int],
@@ -170,20 +205,13 @@ def _dispatch(
     """Run a stage function for the jobs of each data set; `fail` says how much a failed job leaves undone."""
     counts: Counter[str] = Counter()
     for fingerprint, dataset in work.datasets.items():
-        for job, report, error in work.executor.run(
+        for job, result, error in work.executor.run(
             function, jobs(fingerprint), dataset, work.store, *options
         ):
-            done = Counter(failed=fail(job, error)) if error is not None else report.counts
+            done = Counter(failed=fail(job, error)) if error is not None else result
             counts += done
             progress.add(done)
     return counts
-
-
-def write_labels(zoo: Zoo) -> pd.DataFrame:
-    """Label each configuration with its source of failure and write the table `labels`."""
-    rows = label(zoo.table("configs"), zoo.table("runs"))
-    _write(zoo.store, "labels", tables.from_frame("labels", rows))
-    return rows
 
 
 def _write(store: Store, name: str, table: pa.Table) -> None:

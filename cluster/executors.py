@@ -7,22 +7,27 @@ its outcome is the traceback. The first line in this package that imports ray is
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from cluster.tasks import call
 
 TRIES = 3
 WINDOW_PER_CPU = 3
 """Jobs in flight a core: enough that no worker waits for the driver, few enough to bound its memory."""
+
+SECONDS_BETWEEN_LOOKS = 5.0
+"""How often the number of cores is asked for again."""
 
 
 class Outcome(NamedTuple):
@@ -68,7 +73,7 @@ def _try_here(function: Function, job: Any, shared: tuple[Any, ...]) -> Outcome:
     error = ""
     for _ in range(TRIES):
         try:
-            return Outcome(job, call((), function, job, *shared))
+            return Outcome(job, call("", (), function, job, *shared))
         except Exception:
             error = traceback.format_exc()
     return Outcome(job, error=error)
@@ -87,17 +92,39 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
     def __init__(
         self, address: str | None = None, cpus: int | None = None, modules: Iterable[str] = ()
     ) -> None:
-        ray = _import_ray(private=address is None)
-        self._ray, self._modules, self._folder = ray, tuple(modules), None
+        self._address, self._cpus, self._modules = address, cpus, tuple(modules)
+
+    def __enter__(self) -> Self:
+        """Start the private cluster, or join the other.
+
+        Raises:
+            ConnectionError: If there is no cluster at the address, or it has no cores.
+        """
+        self._ray = ray = _import_ray(private=self._address is None)
+        # Not in TMPDIR: Ray's sockets lie below, and their paths must stay under 107 bytes.
+        self._folder = tempfile.mkdtemp(prefix="mdzoo-", dir="/tmp") if self._address is None else None
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
         handler = signal.getsignal(signal.SIGTERM)
-        if address is None:
-            self._folder = tempfile.mkdtemp(prefix="mdzoo-ray-")
-            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=self._folder, **common)
-        else:
-            ray.init(address, **common)
-        signal.signal(signal.SIGTERM, handler)  # ray.init replaces it
-        self._window = max(2, WINDOW_PER_CPU * int(ray.cluster_resources().get("CPU", 1)))
+        try:
+            if self._folder is not None:
+                ray.init(
+                    "local", num_cpus=self._cpus, include_dashboard=False, _temp_dir=self._folder, **common
+                )
+            else:
+                ray.init(self._address, **common)
+            if not self._cores():
+                raise ConnectionError(
+                    f"the Ray cluster at {self._address} has no cores yet; add nodes and try again"
+                )
+        except BaseException:
+            self.__exit__()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # ray.init replaces it
+        return self
+
+    def _cores(self) -> int:
+        return int(self._ray.cluster_resources().get("CPU", 0))
 
     def share(self, value: Any) -> Any:
         """A reference to the value in the object store."""
@@ -107,16 +134,19 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         """Yield an outcome for each job; see `Executor.run`."""
         # Ray's own retries are off: a try is counted here, whether the function raised or its worker died.
         remote = self._ray.remote(num_cpus=1, max_retries=0)(call)
+        window, looked = 0, -math.inf
         waiting: list[tuple[Any, int]] = []
         pending: dict[Any, tuple[Any, int]] = {}
         left = iter(jobs)
 
         def submit(job: Any, tries: int) -> None:
-            reference = remote.remote(self._modules, function, job, *shared)
+            reference = remote.remote(os.getcwd(), self._modules, function, job, *shared)
             pending[reference] = (job, tries)
 
         while True:
-            while len(pending) < self._window:
+            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:  # nodes may join late
+                window, looked = max(2, WINDOW_PER_CPU * self._cores()), time.monotonic()
+            while len(pending) < window:
                 if waiting:
                     submit(*waiting.pop())
                 elif (job := next(left, _END)) is not _END:

@@ -82,3 +82,23 @@ def test_tables_are_opened_and_diagnosed_where_torch_and_ray_are_not(work):
         [sys.executable, "-c", READ_WITHOUT + work], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_zoo_is_looked_at_and_diagnosed_where_torch_and_ray_are_not(tmp_path):
+    spec = tmp_path / "small.toml"
+    spec.write_text(
+        'name = "small"\n[settings]\ndataset = "digits"\narchitecture = "mlp"\nsteps = 30\n'
+        "[[grids]]\nwidth = [1, 8]\n"
+        "batch_size = [4, 32]\ndata_amount = [32, 100]\nlabel_noise = [0.0, 0.1]\nseeds = 2\n"
+    )
+    root = str(tmp_path / "zoo")
+    build = [sys.executable, "-m", "cluster.cli", "build", str(spec), "--out", root, "--workers", "0"]
+    assert subprocess.run(build, capture_output=True, cwd=ROOT).returncode == 0
+    for verb in (["status", root], ["plot", root], ["benchmark", root, "--out", str(tmp_path / "board")]):
+        script = f"{READ_WITHOUT}\nimport cluster.cli\nsys.argv = {['mdzoo', *verb]!r}\ncluster.cli.main()"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    script = f"{READ_WITHOUT}\nimport cluster.cli\nsys.argv = 'mdzoo build demo --dry-run'.split()\ncluster.cli.main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, "mdzoo: torch; install mdzoo[cluster]\n")

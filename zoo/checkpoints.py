@@ -14,8 +14,6 @@ from zoo.config import Run
 from zoo.models import ImageShape, build_model
 from zoo.storage import Store
 
-FOLDER = "checkpoints"
-
 
 def pack(runs: Sequence[Run], weights: Sequence[Mapping[str, Tensor]], shape: ImageShape) -> bytes:
     """The weights of the runs as one safetensors file.
@@ -40,25 +38,31 @@ def pack(runs: Sequence[Run], weights: Sequence[Mapping[str, Tensor]], shape: Im
     return safetensors.torch.save(stacked, metadata=header)
 
 
-def load_run(store: Store, name: str, index: int, run_id: str, sha256: str | None = None) -> nn.Module:
-    """One run of a stack's file as a plain module in eval mode.
+def verify(store: Store, name: str, sha256: str) -> None:
+    """Check a file against the SHA-256 that its table holds.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if (found := hashlib.sha256(store.read(name)).hexdigest()) != sha256:
+        raise ValueError(
+            f"{name} is damaged: its SHA-256 is {found}, its table says {sha256}; delete it and build again"
+        )
+
+
+def load_run(store: Store, name: str, index: int, run_id: str) -> nn.Module:
+    """One run of a stack's file as a plain module in eval mode; only its own slice is read.
 
     Args:
         store: The zoo's store.
         name: The file's name below its root.
         index: Position of the run along the leading axis.
         run_id: The run that is expected there.
-        sha256: If given, the file's bytes are read whole and checked against it; without it, only the
-            run's own slice is read.
 
     Raises:
         ValueError: If the file is damaged, or holds another run at this position.
     """
     path = store.root / name
-    if sha256 is not None and (found := hashlib.sha256(store.read(name)).hexdigest()) != sha256:
-        raise ValueError(
-            f"{name} is damaged: its SHA-256 is {found}, its table says {sha256}; train its runs again"
-        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata()
@@ -70,7 +74,7 @@ def load_run(store: Store, name: str, index: int, run_id: str, sha256: str | Non
             weights = {key: file.get_slice(key)[index] for key in file.keys()}  # noqa: SIM118 (no mapping)
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{name} is not a readable safetensors file: {error}; train its runs again"
+            f"{name} is not a readable safetensors file: {error}; delete it and build again"
         ) from error
     shape = ImageShape(**json.loads(header["shape"]))
     model = build_model(header["architecture"], int(header["width"]), shape)

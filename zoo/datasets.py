@@ -53,7 +53,8 @@ class Dataset:
 
     Attributes:
         name: Name of the set; `parquet` for any `parquet:DIR`, as a path is no identity.
-        fingerprint: 16 hexadecimal digits: hash of the shapes, the number of classes and all bytes below.
+        fingerprint: 16 hexadecimal digits: hash of the shapes, the number of classes and all bytes below, and
+            of mean and deviation where they are not computed from the images.
         train_images: uint8 [N, C, H, W].
         train_labels: int64 [N].
         test_images: uint8 [M, C, H, W].
@@ -113,8 +114,10 @@ def load_dataset(source: DataSource, data_dir: Path | None = None) -> Dataset:
             f"{test_images.shape[1:]} (channels, height, width); convert them to one size and mode"
         )
     arrays = (train_images, train_labels, test_images, test_labels)
-    mean, deviation = PUBLISHED_SCALE.get(name) or _scale(train_images)
-    return Dataset(name, _fingerprint(arrays, raw.classes), *arrays, raw.classes, mean, deviation)
+    published = PUBLISHED_SCALE.get(name)
+    mean, deviation = published or _scale(train_images)
+    fingerprint = _fingerprint(arrays, raw.classes, published)
+    return Dataset(name, fingerprint, *arrays, raw.classes, mean, deviation)
 
 
 def dataset_shape(source: DataSource, data_dir: Path | None = None) -> DatasetShape:
@@ -252,9 +255,12 @@ def _checked_size(image_size: int | None, pixels: int, name: str) -> int:
     return pixels if image_size is None else image_size
 
 
-def _fingerprint(arrays: tuple[NDArray[np.uint8] | NDArray[np.int64], ...], classes: int) -> str:
+def _fingerprint(
+    arrays: tuple[NDArray[np.uint8] | NDArray[np.int64], ...], classes: int, published: object
+) -> str:
+    """Hash of what models will see; a normalisation that is not computed from the images is a part of it."""
     parts = [(array.shape, content_id(array.tobytes(), digits=64)) for array in arrays]
-    return content_id(json.dumps((classes, parts)))
+    return content_id(json.dumps((classes, parts, published) if published else (classes, parts)))
 
 
 def _scale(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,13 +1,14 @@
 """Fragments: what tasks have committed, and the merge of it into tables.
 
-A run is finished when a fragment lists it. Two fragments may list the same run (a retry can overlap its
-original): a run that did not fail wins over one that did, then the lexically first file wins.
+A run is finished when a fragment lists it and its checkpoint is there. Two fragments may list the same run or
+measurement (a retry can overlap its original): rows that came off win over rows that did not, then the
+lexically first file wins.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
-from itertools import compress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,13 +17,19 @@ import pyarrow.compute as pc
 from zoo import tables
 from zoo.storage import Store
 
-RUNS, METRICS = "fragments/runs", "fragments/metrics"
+RUNS, METRICS, CHECKPOINTS = "fragments/runs", "fragments/metrics", "checkpoints"
 PACK = 256
 """Parts that a merge holds before it packs them."""
 
+LOST = "lost"
+"""Status of a run whose fragment says done, but whose checkpoint is gone."""
+
+FAILED = "failed"
+"""Status of a run, and beginning of the reason of a metric, that an error kept from being."""
+
 
 class Measurement(NamedTuple):
-    """What one measurement concerns: a run, or a pair of runs."""
+    """What one measurement concerns: a run, or a pair of runs; a run without a twin is paired with itself."""
 
     run_id: str
     other_run_id: str | None = None
@@ -38,28 +45,14 @@ def commit_metrics(store: Store, rows: list[dict[str, Any]]) -> None:
     store.write_named_by_content(METRICS, tables.to_bytes(tables.to_table("metrics", rows)), ".parquet")
 
 
-def _read(store: Store, folder: str, name: str) -> Iterator[pa.Table]:
-    for fragment in store.names(folder, ".parquet"):
-        yield tables.from_bytes(name, store.read(fragment), fragment)
-
-
 def run_status(store: Store) -> dict[str, str]:
-    """The status of every run that a fragment lists, by run_id."""
+    """The status of every run that a fragment lists, by run_id: done, diverged, failed or lost."""
     status: dict[str, str] = {}
-    for table in _read(store, RUNS, "run_fragments"):
-        for run_id, new in zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True):
-            if status.get(run_id, "failed") == "failed":
+    for table, own in _runs_with_status(store):
+        for run_id, new in zip(table["run_id"].to_pylist(), own, strict=True):
+            if status.get(run_id, FAILED) in (FAILED, LOST):
                 status[run_id] = new
     return status
-
-
-def measured(store: Store, recipe: str) -> set[Measurement]:
-    """The measurements that are committed for a metric recipe."""
-    found: set[Measurement] = set()
-    for table in _read(store, METRICS, "metrics"):
-        own = table.filter(pc.equal(table["recipe"], recipe))
-        found.update(map(Measurement, own["run_id"].to_pylist(), own["other_run_id"].to_pylist()))
-    return found
 
 
 def merge_runs(store: Store, planned: Container[str]) -> tuple[pa.Table, pa.Table]:
@@ -73,16 +66,72 @@ def merge_runs(store: Store, planned: Container[str]) -> tuple[pa.Table, pa.Tabl
 
     def fresh() -> Iterator[pa.Table]:
         taken: set[str] = set()
-        for table in _read(store, RUNS, "run_fragments"):
-            ids, own = (table[name].to_pylist() for name in ("run_id", "status"))
-            pairs = zip(ids, own, strict=True)
-            keep = [i in planned and i not in taken and s == status[i] for i, s in pairs]
-            taken.update(compress(ids, keep))
+        for table, own in _runs_with_status(store):
+            keep = []
+            for run_id, found in zip(table["run_id"].to_pylist(), own, strict=True):
+                keep.append(run_id in planned and run_id not in taken and found == status[run_id])
+                taken.update([run_id] if keep[-1] else [])
             yield table.filter(pa.array(keep, pa.bool_()))
 
     merged = _gather("run_fragments", fresh(), ["config_id", "seed"])
     runs = merged.drop_columns(["history"]).cast(tables.SCHEMAS["runs"])
     return runs, _unnest_history(merged)
+
+
+def measured(store: Store, recipe: str) -> dict[Measurement, dict[tuple[str, str | None], bool]]:
+    """What is committed for a metric recipe.
+
+    Returns:
+        For each measurement its (metric, split) rows, and whether each came off (has not failed).
+    """
+    found: dict[Measurement, dict[tuple[str, str | None], bool]] = defaultdict(dict)
+    for table in _read(store, METRICS, "metrics"):
+        for item, row, own, well in _metric_keys(table):
+            if own == recipe:
+                found[item][row] = found[item].get(row, False) or well
+    return found
+
+
+def merge_metrics(store: Store, planned: Container[Measurement]) -> pa.Table:
+    """The table `metrics` of all fragments, each row of a planned measurement once, sorted by ids and metric."""
+    well_somewhere = {
+        (item, row, recipe)
+        for table in _read(store, METRICS, "metrics")
+        for item, row, recipe, well in _metric_keys(table)
+        if well
+    }
+
+    def fresh() -> Iterator[pa.Table]:
+        taken: set[tuple[Any, ...]] = set()
+        for table in _read(store, METRICS, "metrics"):
+            keep = []
+            for item, row, recipe, well in _metric_keys(table):
+                key = (item, row, recipe)
+                keep.append(item in planned and key not in taken and (well or key not in well_somewhere))
+                taken.update([key] if keep[-1] else [])
+            yield table.filter(pa.array(keep, pa.bool_()))
+
+    return _gather("metrics", fresh(), ["config_id", "run_id", "other_run_id", "metric", "split", "recipe"])
+
+
+def _read(store: Store, folder: str, name: str) -> Iterator[pa.Table]:
+    for fragment in store.names(folder, ".parquet"):
+        yield tables.from_bytes(name, store.read(fragment), fragment)
+
+
+def _runs_with_status(store: Store) -> Iterator[tuple[pa.Table, list[str]]]:
+    """Each fragment of runs, and the status of its rows."""
+    there = set(store.names(CHECKPOINTS, ".safetensors"))
+    for table in _read(store, RUNS, "run_fragments"):
+        rows = zip(table["status"].to_pylist(), table["checkpoint"].to_pylist(), strict=True)
+        yield table, [LOST if said == "done" and name not in there else said for said, name in rows]
+
+
+def _metric_keys(table: pa.Table) -> Iterator[tuple[Measurement, tuple[str, str | None], str, bool]]:
+    """Of each row its measurement, (metric, split), recipe, and whether it came off."""
+    names = ("run_id", "other_run_id", "metric", "split", "recipe", "reason")
+    for run, other, metric, split, recipe, reason in zip(*(table[n].to_pylist() for n in names), strict=True):
+        yield Measurement(run, other), (metric, split), recipe, not (reason or "").startswith(FAILED)
 
 
 def _unnest_history(merged: pa.Table) -> pa.Table:
@@ -93,29 +142,6 @@ def _unnest_history(merged: pa.Table) -> pa.Table:
     columns |= {name: merged[name].take(parents) for name in tables.FROM_RUN}
     schema = tables.SCHEMAS["history"]
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def merge_metrics(store: Store, planned: Container[str]) -> pa.Table:
-    """The table `metrics` of all fragments, each measurement once a recipe, sorted by its ids and metric.
-
-    Args:
-        store: The zoo's store.
-        planned: Ids of the runs to take; a pair is taken if both its runs are planned.
-    """
-
-    def fresh() -> Iterator[pa.Table]:
-        taken: set[tuple[str, str | None, str]] = set()
-        for table in _read(store, METRICS, "metrics"):
-            columns = (table[name].to_pylist() for name in ("run_id", "other_run_id", "recipe"))
-            keys = list(zip(*columns, strict=True))
-            keep = [
-                key not in taken and key[0] in planned and (key[1] is None or key[1] in planned)
-                for key in keys
-            ]
-            yield table.filter(pa.array(keep, pa.bool_()))
-            taken.update(keys)
-
-    return _gather("metrics", fresh(), ["config_id", "run_id", "other_run_id", "metric", "split", "recipe"])
 
 
 def _gather(name: str, parts: Iterable[pa.Table], keys: list[str]) -> pa.Table:

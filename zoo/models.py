@@ -50,12 +50,16 @@ def register_architecture(name: str) -> Callable[[Builder], Builder]:
 
     def register(builder: Builder) -> Builder:
         taken = ARCHITECTURES.get(name)
-        if taken is not None and taken.__qualname__ != builder.__qualname__:
-            raise ValueError(f"architecture {name!r} is taken by {taken.__qualname__}; choose another name")
+        if taken is not None and _origin(taken) != _origin(builder):
+            raise ValueError(f"architecture {name!r} is taken by {_origin(taken)}; choose another name")
         ARCHITECTURES[name] = builder
         return builder
 
     return register
+
+
+def _origin(builder: Builder) -> str:
+    return f"{builder.__module__}.{builder.__qualname__}"
 
 
 def build_model(architecture: str, width: int, shape: ImageShape) -> nn.Module:
@@ -88,6 +92,16 @@ def image_shape(dataset: Dataset, config: TrainConfig) -> ImageShape:
     """The shape that a configuration's models see."""
     channels, size = dataset.train_images.shape[1:3]
     return ImageShape(channels, config.image_size or size, dataset.classes)
+
+
+def cannot_train(architecture: str, width: int, shape: ImageShape, batch_size: int) -> str | None:
+    """Why a model cannot take a training step on such a batch; None if it can."""
+    try:
+        model = initial_model(architecture, width, shape, seed=0).train()
+        model(torch.zeros(batch_size, shape.channels, shape.image_size, shape.image_size)).sum().backward()
+    except (RuntimeError, ValueError) as error:
+        return str(error).partition("\n")[0]
+    return None
 
 
 @cache

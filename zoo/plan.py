@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from zoo import fragments, tables
+from zoo import tables
 from zoo.config import Run, TrainConfig
 from zoo.datasets import Dataset, DatasetShape, DataSource, dataset_shape, load_dataset
-from zoo.fragments import Measurement
+from zoo.fragments import FAILED, Measurement
+from zoo.landscape.measure import PAIR_METRICS, RUN_METRICS
 from zoo.models import ImageShape, count_parameters, image_shape
-from zoo.reader import MANIFEST, Zoo
+from zoo.reader import MANIFEST, MERGED
 from zoo.spec import SpecError, ZooSpec
 from zoo.stacks import STACK_SIZE, cut_stacks
 from zoo.storage import Store
@@ -45,8 +46,10 @@ class TrainedRun(NamedTuple):
     seed: int
     status: str
     steps: int
+    checkpoint_epoch: int | None
     checkpoint: str | None
     checkpoint_index: int | None
+    checkpoint_sha256: str | None
 
 
 class MeasureJob(NamedTuple):
@@ -74,7 +77,7 @@ def _checked_shapes(spec: ZooSpec, data_dir: Path | None) -> dict[DataSource, Da
     try:
         shapes = {source: dataset_shape(source, data_dir) for source in spec.sources()}
     except ValueError as error:
-        raise SpecError(f"{spec.name}: {error}") from error
+        raise SpecError(f"dataset: {error}") from error
     spec.check(shapes)
     return shapes
 
@@ -121,16 +124,29 @@ def write_plan(store: Store, spec: ZooSpec, plan: Plan) -> None:
         "pairs": spec.pairs,
         "spec": spec.text,
     }
-    store.write(MANIFEST, json.dumps(manifest, indent=1).encode())
-    rows = [_config_row(config, plan.datasets[config.data_fingerprint]) for config in configurations]
+    seeds: dict[TrainConfig, list[int]] = defaultdict(list)
+    for run in plan.runs:
+        seeds[run.config].append(run.seed)
+    rows = [
+        _config_row(config, plan.datasets[config.data_fingerprint], seeds[config])
+        for config in configurations
+    ]
+    text = json.dumps(manifest, indent=1).encode()
+    if store.exists(MANIFEST) and store.read(MANIFEST) != text:
+        # Tables of another spec would not fit the new plan; their fragments stay.
+        for name in MERGED:
+            store.delete(f"{name}.parquet")
+    store.write(MANIFEST, text)
     store.write("configs.parquet", tables.to_bytes(tables.to_table("configs", rows)))
 
 
-def _config_row(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+def _config_row(config: TrainConfig, dataset: Dataset, seeds: list[int]) -> dict[str, Any]:
     return dataclasses.asdict(config) | {
         "config_id": config.config_id,
         "parameters": count_parameters(config.architecture, config.width, image_shape(dataset, config)),
         "canonical_json": config.canonical_json(),
+        "seeds": seeds,
+        "package_version": version("mdzoo"),
     }
 
 
@@ -143,56 +159,47 @@ def plan_measurements(runs: Iterable[TrainedRun], config_id: str, pairs: str) ->
         pairs: "ring" (each run in two pairs) or "all".
 
     Returns:
-        Runs first, then pairs, by seed.
+        Runs first, then pairs, by seed; a run that is alone is paired with itself.
     """
-    by_seed = sorted((run for run in runs if run.status != "failed"), key=lambda run: run.seed)
+    by_seed = sorted((run for run in runs if run.status != FAILED), key=lambda run: run.seed)
     ids = [f"{config_id}-{run.seed}" for run in by_seed if run.status == "done"]
     ring = list(pairwise(ids)) + ([(ids[0], ids[-1])] if len(ids) > 2 else [])
     chosen = ring if pairs == "ring" else list(combinations(ids, 2))
+    chosen += [(ids[0], ids[0])] if len(ids) == 1 else []
     return [Measurement(f"{config_id}-{run.seed}") for run in by_seed] + [
         Measurement(*pair) for pair in chosen
     ]
 
 
-def measure_jobs(
-    spec: ZooSpec, configurations: Iterable[TrainConfig], runs: pa.Table, done: set[Measurement]
-) -> Iterator[MeasureJob]:
-    """A job for each configuration with measurements that are not done.
+def measurements_of(
+    spec: ZooSpec, configurations: Iterable[TrainConfig], runs: pa.Table
+) -> Iterator[tuple[TrainConfig, tuple[TrainedRun, ...], list[Measurement]]]:
+    """Each configuration with its trained runs and all its measurements.
 
     Args:
         spec: What is built.
         configurations: Its configurations.
         runs: The table `runs`.
-        done: Measurements that are committed.
     """
     by_config: dict[str, list[TrainedRun]] = defaultdict(list)
     for row in runs.select(["config_id", *TrainedRun._fields]).to_pylist():
         by_config[row.pop("config_id")].append(TrainedRun(**row))
     for config in configurations:
         own = tuple(by_config[config.config_id])
-        planned = plan_measurements(own, config.config_id, spec.pairs)
-        if missing := tuple(m for m in planned if m not in done):
-            yield MeasureJob(config, own, missing, spec.metric_recipe)
+        yield config, own, plan_measurements(own, config.config_id, spec.pairs)
 
 
-def status(zoo: Zoo) -> dict[str, Any]:
-    """How far a zoo is, from what its tasks have committed.
+def is_measured(
+    item: Measurement, found: Mapping[Measurement, Mapping[tuple[str, str | None], bool]], retry_failed: bool
+) -> bool:
+    """Whether a fragment has every row that the registered metrics make of a measurement.
 
-    Returns:
-        Its name, the configurations and runs planned, runs by status and how many are missing, and the
-        measurements made.
+    Args:
+        item: The measurement.
+        found: From `fragments.measured`.
+        retry_failed: Whether a metric that failed counts as missing.
     """
-    manifest = json.loads(zoo.store.read(MANIFEST))
-    configs = set(zoo.table("configs")["config_id"])
-    ends = fragments.run_status(zoo.store).items()
-    counts = Counter(status for run_id, status in ends if run_id.partition("-")[0] in configs)
-    measured = fragments.measured(zoo.store, zoo.metric_recipe)
-    return {
-        "name": zoo.name,
-        "configurations": manifest["configurations"],
-        "runs": manifest["runs"],
-        **{name: counts[name] for name in ("done", "diverged", "failed")},
-        "missing": max(0, manifest["runs"] - counts.total()),
-        "measurements": sum(item.run_id.partition("-")[0] in configs for item in measured),
-        "labelled": zoo.store.exists("labels.parquet"),
-    }
+    registry = RUN_METRICS if item.other_run_id is None else PAIR_METRICS
+    rows = found.get(item, {})
+    wanted = (row for metric in registry.values() for row in metric.rows)
+    return all(row in rows and (rows[row] or not retry_failed) for row in wanted)

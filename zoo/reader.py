@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from zoo import tables
+from zoo import fragments, tables
 from zoo.storage import Store
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 MANIFEST = "zoo.json"
+MERGED = ("runs", "history", "metrics", "labels")
+"""Tables that a build merges at its end."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,33 @@ class Zoo:
     def _runs(self) -> pd.DataFrame:
         return self.table("runs").set_index("run_id")
 
+    def status(self) -> dict[str, Any]:
+        """How far the zoo is, from what its tasks have committed.
+
+        Returns:
+            Its name, the configurations and runs planned, runs by status and how many are missing (not
+            trained yet, or their checkpoint is gone), the runs and pairs measured, and whether it is labelled.
+        """
+        configs = self.table("configs")
+        planned = {
+            f"{c}-{seed}"
+            for c, seeds in zip(configs["config_id"], configs["seeds"], strict=True)
+            for seed in seeds
+        }
+        known = fragments.run_status(self.store)
+        counts = Counter(known[run_id] for run_id in planned & set(known))
+        measured = fragments.measured(self.store, self.metric_recipe)
+        ends = {name: counts[name] for name in ("done", "diverged", "failed")}
+        return {
+            "name": self.name,
+            "configurations": len(configs),
+            "runs": len(planned),
+            **ends,
+            "missing": len(planned) - sum(ends.values()),
+            "measurements": sum({i.run_id, i.other_run_id or i.run_id} <= planned for i in measured),
+            "labelled": self.store.exists("labels.parquet"),
+        }
+
     def model(self, config_id: str, seed: int) -> nn.Module:
         """The trained network of a configuration and a seed, as an ordinary module in eval mode.
 
@@ -61,7 +91,7 @@ class Zoo:
             KeyError: If the zoo has no such run.
             ValueError: If the run has no weights, or their file is damaged.
         """
-        from zoo.checkpoints import load_run
+        from zoo.checkpoints import load_run, verify
 
         run_id = f"{config_id}-{seed}"
         if run_id not in self._runs.index:
@@ -69,9 +99,8 @@ class Zoo:
         run = self._runs.loc[run_id].to_dict()
         if run["status"] != "done":
             raise ValueError(f"run {run_id} has no weights: it is {run['status']} ({run['reason']})")
-        return load_run(
-            self.store, run["checkpoint"], int(run["checkpoint_index"]), run_id, run["checkpoint_sha256"]
-        )
+        verify(self.store, run["checkpoint"], run["checkpoint_sha256"])
+        return load_run(self.store, run["checkpoint"], int(run["checkpoint_index"]), run_id)
 
 
 def open_zoo(root: str | Path) -> Zoo:

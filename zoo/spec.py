@@ -34,6 +34,7 @@ from zoo.config import RECIPES, SCHEDULES, Run, TrainConfig
 from zoo.datasets import DatasetShape, DataSource
 
 PAIRS = ("ring", "all")
+METRIC_RECIPES = ("default", "paper")
 LENGTHS = ("sample_passes", "epochs", "steps")
 
 
@@ -56,7 +57,8 @@ class _Rule:
             return "one of " + ", ".join(self.words)
         noun = {int: "an integer", float: "a number", str: "a text"}[self.kind]
         low = "" if self.low is None else f" of at least {self.low:g}"
-        return noun + low + ("" if self.below is None else f" and below {self.below:g}")
+        high = f" and at most {_LARGEST}" if self.below is None else f" and below {self.below:g}"
+        return noun + low + ("" if self.kind is str else high)
 
     def accepts(self, value: Any) -> bool:
         kinds = {self.kind, int} if self.kind is float else {self.kind}
@@ -66,10 +68,13 @@ class _Rule:
             return value in self.words
         if isinstance(value, str):
             return bool(value)
+        if not -_LARGEST <= value <= _LARGEST:  # infinity and NaN are not
+            return False
         return (self.low is None or value >= self.low) and (self.below is None or value < self.below)
 
 
 _SMALLEST_RATE = 1e-9
+_LARGEST = 2**31 - 1
 _RULES = {
     "dataset": _Rule(str),
     "image_size": _Rule(int, low=1),
@@ -108,6 +113,11 @@ class Grid:
         name, *options = (self._single(k) for k in ("dataset", "image_size", "train_limit", "test_limit"))
         return DataSource(name, *options)
 
+    @property
+    def is_paper(self) -> bool:
+        """Whether the grid trains by the paper recipe."""
+        return self._single("recipe") == "paper"
+
     def _single(self, key: str) -> Any:
         return self.values.get(key, (None,))[0]
 
@@ -136,6 +146,8 @@ def _configuration(settings: dict[str, Any], fingerprint: str) -> TrainConfig:
         settings["sample_passes"] = settings.pop("epochs") * settings["data_amount"]
     elif "steps" in settings:
         settings["sample_passes"] = settings.pop("steps") * settings["batch_size"]
+    if not settings.get("label_noise"):
+        settings.pop("noise_seed", None)  # without noise no draw of it changes anything
     name = settings.pop("dataset")
     dataset = "parquet" if name.startswith("parquet:") else name  # a path is never identity
     reals = {k: float(v) for k, v in settings.items() if _RULES[k].kind is float}
@@ -193,7 +205,7 @@ class ZooSpec:
         Raises:
             SpecError: If an architecture is unknown, an amount exceeds the training set, or a batch its amount.
         """
-        from zoo.models import ARCHITECTURES
+        from zoo.models import ARCHITECTURES, ImageShape, cannot_train
 
         for index, grid in enumerate(self.grids):
             shape, where = shapes[grid.source], f"grids[{index}]"
@@ -210,6 +222,17 @@ class ZooSpec:
             if max(batches) > min(amounts):
                 allowed = f"at most {min(amounts)}, the smallest data_amount of the grid"
                 raise SpecError(f"{where}.batch_size: {max(batches)} is not allowed; {allowed}")
+            if shape.test_images < 2:
+                raise SpecError(
+                    f"{where}.dataset: {grid.source.name} has {shape.test_images} test images; at least 2"
+                )
+            smallest = min(batches)
+            if grid.is_paper:  # there the last batch of an epoch holds what is left
+                smallest = min(amount % batch or batch for amount in amounts for batch in batches)
+            image = ImageShape(shape.channels, shape.image_size, shape.classes)
+            if error := cannot_train(architecture, min(grid.values["width"]), image, smallest):
+                facts = f"batches of {smallest} and images of {shape.image_size} pixels"
+                raise SpecError(f"{where}.architecture: {architecture!r} cannot train on {facts}: {error}")
 
 
 def shipped_specs() -> list[str]:
@@ -301,14 +324,15 @@ def _grid(where: str, settings: Mapping[str, Any], own: Mapping[str, Any]) -> Gr
     lengths = [key for key in LENGTHS if key in values]
     paper = values.get("recipe") == ("paper",)
     if len(lengths) > 1 or (not lengths and not paper):
-        raise SpecError(f"{where}: {lengths} is not allowed; exactly one of {', '.join(LENGTHS)}")
+        given = " and ".join(lengths) or "no length"
+        raise SpecError(f"{where}: {given} is not allowed; exactly one of {', '.join(LENGTHS)}")
     if not paper and "sample_passes" in values and min(values["sample_passes"]) < max(values["batch_size"]):
         raise SpecError(
             f"{where}.sample_passes: {min(values['sample_passes'])} is not allowed; "
             f"at least {max(values['batch_size'])}, the largest batch_size"
         )
-    if paper and "sample_passes" in values:
-        raise SpecError(f"{where}.sample_passes: not allowed with the paper recipe; give epochs, or nothing")
+    if paper and lengths not in ([], ["epochs"]):
+        raise SpecError(f"{where}.{lengths[0]}: not allowed with the paper recipe; give epochs, or nothing")
     seeds = values.pop("seeds", (1,))
     return Grid(values, tuple(range(seeds[0])) if _is_count(own, settings) else seeds)
 

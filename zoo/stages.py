@@ -8,37 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import time
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
-from itertools import chain, product
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
 
 from zoo import checkpoints, fragments
-from zoo.config import Run, seed_of
+from zoo.config import Run, TrainConfig, seed_of
 from zoo.datasets import Dataset, RunData, Split, select
+from zoo.fragments import Measurement
 from zoo.landscape.measure import RECIPES as METRIC_RECIPES
 from zoo.landscape.measure import measure_pair, measure_run
 from zoo.landscape.registry import PAIR_METRICS, RUN_METRICS, Metric
 from zoo.models import image_shape, initial_model
-from zoo.plan import MeasureJob
+from zoo.plan import MeasureJob, TrainedRun
 from zoo.stacks import Stack
 from zoo.storage import Store
 from zoo.training import RunResult, train_stack
 
 Row = dict[str, Any]
-
-
-class Report(NamedTuple):
-    """What a task did: how many runs ended in which status, or measurements, and its seconds."""
-
-    counts: Counter[str]
-    seconds: float
 
 
 @cache
@@ -49,28 +42,29 @@ def provenance(device: str) -> dict[str, str]:
     return versions | {"device": name, "host": platform.node()}
 
 
-def train(stack: Stack, dataset: Dataset, store: Store, engine: str = "loop", device: str = "cpu") -> Report:
-    """Train a stack and commit it: its checkpoint first, then, last, the fragment that names it."""
-    began = time.perf_counter()
+def train(
+    stack: Stack, dataset: Dataset, store: Store, engine: str = "loop", device: str = "cpu"
+) -> Counter[str]:
+    """Train a stack and commit it: its checkpoint first, then, last, the fragment that names it.
+
+    Returns:
+        How many runs ended in which status.
+    """
     results = train_stack(stack, dataset, engine, device)
-    kept = [r for r in results if r.weights is not None]
+    kept = {r.run: r.weights for r in results if r.weights is not None}
     name = digest = None
     if kept:
         shape = image_shape(dataset, stack.runs[0].config)
-        data = checkpoints.pack(
-            [r.run for r in kept], [r.weights for r in kept if r.weights is not None], shape
-        )
+        data = checkpoints.pack(list(kept), list(kept.values()), shape)
         digest = hashlib.sha256(data).hexdigest()
-        name = store.write_named_by_content(checkpoints.FOLDER, data, ".safetensors")
+        name = store.write_named_by_content(fragments.CHECKPOINTS, data, ".safetensors")
     made = provenance(device) | {"engine": engine}
-    rows = []
-    for result in results:
-        row = _run_row(result) | made
-        if result in kept:
-            row |= {"checkpoint": name, "checkpoint_index": kept.index(result), "checkpoint_sha256": digest}
-        rows.append(row)
-    fragments.commit_runs(store, rows)
-    return Report(Counter(r.status for r in results), time.perf_counter() - began)
+    stored = {
+        run: {"checkpoint": name, "checkpoint_index": index, "checkpoint_sha256": digest}
+        for index, run in enumerate(kept)
+    }
+    fragments.commit_runs(store, [_run_row(r) | made | stored.get(r.run, {}) for r in results])
+    return Counter(r.status for r in results)
 
 
 def _ids(run: Run) -> Row:
@@ -94,14 +88,19 @@ def commit_failure(stack: Stack, store: Store, reason: str) -> None:
     fragments.commit_runs(store, rows)
 
 
-def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu") -> Report:
-    """Make the measurements of a job and commit them in one fragment."""
-    began = time.perf_counter()
+def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu") -> Counter[str]:
+    """Make the measurements of a job and commit them in one fragment.
+
+    Returns:
+        How many were made.
+    """
     config = job.config
     data = _on(device, select(dataset, config))
     recipe = METRIC_RECIPES[job.recipe].for_data_fraction(config.data_amount / len(dataset.train_labels))
     runs = {Run(config, run.seed).run_id: run for run in job.runs}
-    done = [run_id for run_id, run in runs.items() if run.status == "done"]
+    for name, digest in {(run.checkpoint, run.checkpoint_sha256) for run in job.runs}:
+        if name is not None and digest is not None:
+            checkpoints.verify(store, name, digest)
 
     @cache
     def model(run_id: str) -> nn.Module:
@@ -110,27 +109,33 @@ def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu"
         assert run.checkpoint_index is not None
         return checkpoints.load_run(store, run.checkpoint, run.checkpoint_index, run_id).to(device)
 
+    def rows(item: Measurement) -> list[Row]:
+        if item.other_run_id == item.run_id:
+            return _without_value(PAIR_METRICS, job.recipe, "one_run")
+        if runs[item.run_id].status != "done":
+            return _without_value(RUN_METRICS, job.recipe, runs[item.run_id].status)
+        if item.other_run_id is None:
+            return measure_run(model(item.run_id), data, recipe, (item.run_id,))
+        key = (item.run_id, item.other_run_id)
+        bend = initial_model(
+            config.architecture, config.width, image_shape(dataset, config), seed_of("bend", *key)
+        )
+        return measure_pair(model(key[0]), model(key[1]), data, recipe, key, bend.to(device))
+
     made = provenance(device)
-    rows: list[Row] = []
+    committed: list[Row] = []
     for item in job.measurements:
-        if item.other_run_id is not None:
-            key = (item.run_id, item.other_run_id)
-            bend = initial_model(
-                config.architecture, config.width, image_shape(dataset, config), seed_of("bend", *key)
-            )
-            found = measure_pair(model(key[0]), model(key[1]), data, recipe, key, bend.to(device))
-        elif item.run_id in done:
-            found = measure_run(model(item.run_id), data, recipe, (item.run_id,))
-            found += _without_value(PAIR_METRICS, job.recipe, "one_run") if len(done) == 1 else []
-        else:
-            status = runs[item.run_id].status
-            found = _without_value(RUN_METRICS, job.recipe, status) + _without_value(
-                PAIR_METRICS, job.recipe, status
-            )
-        ids = {"config_id": config.config_id, "step": runs[item.run_id].steps} | item._asdict()
-        rows += [row | ids | made for row in found]
-    fragments.commit_metrics(store, rows)
-    return Report(Counter(measurements=len(job.measurements)), time.perf_counter() - began)
+        ids = {"config_id": config.config_id, "step": _step(config, runs[item.run_id])} | item._asdict()
+        committed += [row | ids | made for row in rows(item)]
+    fragments.commit_metrics(store, committed)
+    return Counter(measurements=len(job.measurements))
+
+
+def _step(config: TrainConfig, run: TrainedRun) -> int:
+    """The training step of a run's weights."""
+    if config.recipe == "paper" and run.checkpoint_epoch is not None:
+        return run.checkpoint_epoch * config.steps_per_epoch
+    return run.steps
 
 
 def _on(device: str, data: RunData) -> RunData:
@@ -141,5 +146,5 @@ def _on(device: str, data: RunData) -> RunData:
 
 
 def _without_value(registry: Mapping[str, Metric[Any]], recipe: str, reason: str) -> list[Row]:
-    named = chain.from_iterable(product(metric.names, metric.splits) for metric in registry.values())
+    named = chain.from_iterable(metric.rows for metric in registry.values())
     return [{"metric": name, "split": split, "recipe": recipe, "reason": reason} for name, split in named]

@@ -1,7 +1,7 @@
 """Where a zoo lives, and the one way a file gets there: whole or not at all.
 
     zoo.json                       what the zoo is: schema version, name, spec
-    checkpoints/<sha256>.safetensors   one file a stack, named by its content
+    checkpoints/*.safetensors      one file a stack, named by the beginning of its SHA-256
     fragments/runs/*.parquet       a training task's commit; it names the checkpoint
     fragments/metrics/*.parquet    a measuring task's commit
     <table>.parquet                merged tables
@@ -12,8 +12,11 @@ names is garbage and never read.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +72,27 @@ class Store:
             FileNotFoundError: If it is not there.
         """
         return (self.root / name).read_bytes()
+
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens if it is not there."""
+        (self.root / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other builds off this folder; the lock ends with the process, however that ends.
+
+        Raises:
+            BlockingIOError: If another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BlockingIOError(
+                    f"another build is at work in {self.root}; wait for it or stop it"
+                ) from error
+            yield
 
     def exists(self, name: str) -> bool:
         """Whether the file is there."""

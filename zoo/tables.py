@@ -67,6 +67,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("recipe_version", _integer, "", "its version"),
         Column("precision", _text, "", "number format of training"),
         Column("canonical_json", _text, "", "the configuration as hashed for config_id"),
+        Column("seeds", pa.list_(_integer), "", "seeds planned"),
+        Column("package_version", _text, "", "version of mdzoo that made the row"),
     ),
     "runs": (
         _RUN_ID,
@@ -111,11 +113,21 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "metrics": (
         _CONFIG_ID,
         _RUN_ID,
-        Column("other_run_id", _text, "", "the other run of a pair; null for a metric of one run"),
+        Column(
+            "other_run_id",
+            _text,
+            "",
+            "the other run of a pair; the run itself if it has no twin; null for a metric of one run",
+        ),
         Column("step", _integer, "steps", "training step of the weights"),
         Column("metric", _text, "", "name of the metric"),
         Column("recipe", _text, "", "metric recipe: default or paper"),
-        Column("split", _text, "", "images it was measured on: train, validation, test; null: none"),
+        Column(
+            "split",
+            _text,
+            "",
+            "images it was measured on: train or validation; null: none, or those that the recipe says",
+        ),
         Column("value", _real, "the metric's", "the estimate; null if it cannot be had"),
         Column("values", pa.list_(_real), "the metric's", "values behind it, as along a curve"),
         Column("standard_error", _real, "the metric's", "standard error of the estimate; null if not random"),

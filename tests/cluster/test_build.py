@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import zoo
 from cluster import driver
 from cluster.executors import InProcessExecutor
 from zoo import stages
+from zoo.landscape.measure import RUN_METRICS, Estimate, register_run_metric
 from zoo.spec import parse_spec
 
 SPEC = """
@@ -60,7 +62,8 @@ def assert_equal_zoos(one: Path, two: Path) -> None:
 def command(folder: Path, out: str, *options: str) -> list[str]:
     spec = folder / "tiny.toml"
     spec.write_text(SPEC)
-    return [sys.executable, "-m", "cluster.cli", "build", str(spec), "--out", str(folder / out), *options]
+    program = [sys.executable, "-m", "cluster.cli", "build", str(spec), "--out", str(folder / out)]
+    return [*program, "--workers", "2", *options]
 
 
 def start(folder: Path, out: str, *options: str) -> subprocess.Popen[str]:
@@ -100,7 +103,7 @@ def serial(tmp_path_factory):
     root = tmp_path_factory.mktemp("serial") / "zoo"
     with InProcessExecutor() as executor:
         summary = driver.build(parse_spec(SPEC), root, executor)
-    assert summary[:-1] == (Counter(done=RUNS), RUNS, 2 * 8 + 8, 0)
+    assert summary[:-1] == (Counter(done=RUNS), RUNS, 2 * 8 + 8, 0, 0)
     assert list(summary.seconds) == ["plan", "train", "measure", "label"]
     return root
 
@@ -113,12 +116,11 @@ def test_parallel_equals_serial(serial, tmp_path):
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts.pop("seconds").keys() == {"plan", "train", "measure", "label"}
-    assert facts == {
-        "zoo": str(tmp_path / "zoo"),
-        "done": RUNS,
-        "trained": RUNS,
+    ends = {"done": RUNS, "diverged": 0, "failed": 0, "trained": RUNS}
+    assert facts == {"zoo": str(tmp_path / "zoo")} | ends | {
         "measured": 24,
         "unmeasured": 0,
+        "failed_metrics": 0,
     }
     assert f"train: {RUNS}/{RUNS} runs" in done.stderr
     assert_equal_zoos(serial, tmp_path / "zoo")
@@ -137,7 +139,7 @@ def test_a_driver_killed_halfway_is_finished_by_the_next(serial, tmp_path, kind,
     while any(Path(f"/proc/{pid}/cmdline").exists() for pid, name in workers.items() if "ray" in name):
         assert time.monotonic() < until, "the killed driver left its Ray processes behind"
         time.sleep(0.1)
-    before = set((root / "fragments" / "runs").iterdir())
+    before = set((root / "fragments" / "runs").glob("*.parquet"))
     trained = len(before)
     assert count <= trained <= RUNS
     again = subprocess.run(
@@ -145,7 +147,7 @@ def test_a_driver_killed_halfway_is_finished_by_the_next(serial, tmp_path, kind,
     )
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["trained"] == RUNS - trained
-    assert before <= set((root / "fragments" / "runs").iterdir())
+    assert before <= set((root / "fragments" / "runs").glob("*.parquet"))
     assert_equal_zoos(serial, root)
 
 
@@ -159,6 +161,9 @@ def test_a_worker_killed_mid_stack_loses_nothing(serial, tmp_path):
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert json.loads(out)["done"] == RUNS
+    fragments = (tmp_path / "zoo" / "fragments" / "runs").glob("*.parquet")
+    listed = [run_id for path in fragments for run_id in pd.read_parquet(path, columns=["run_id"])["run_id"]]
+    assert len(listed) == len(set(listed)) == RUNS, "nothing lost, nothing twice"
     assert_equal_zoos(serial, tmp_path / "zoo")
 
 
@@ -193,22 +198,58 @@ def test_a_finished_zoo_trains_nothing_however_it_is_cut(serial):
     assert before == {path: path.stat().st_mtime_ns for path in (serial / "fragments").rglob("*.parquet")}
 
 
-def test_a_wider_spec_trains_only_what_is_new(serial, tmp_path):
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (3, 4), (4, 2), (2, 1)])
+def test_a_zoo_is_what_its_spec_says_whatever_was_built_before(tmp_path, first, then):
+    """Rings of pairs change with the seeds: what no longer belongs stays out of the tables."""
+    text = SPEC.replace("[8, 32]", "32").replace("[1, 2]", "1")
     with InProcessExecutor() as executor:
-        driver.build(parse_spec(SPEC), tmp_path, executor)
-        summary = driver.build(parse_spec(SPEC.replace("seeds = 2", "seeds = 3")), tmp_path, executor)
-    assert (summary.trained, summary.counts) == (8, Counter(done=24))
-    old = rows(serial, "runs").set_index("run_id")
-    pd.testing.assert_frame_equal(rows(tmp_path, "runs").set_index("run_id").loc[old.index], old)
+        driver.build(parse_spec(text.replace("seeds = 2", f"seeds = {first}")), tmp_path / "grown", executor)
+        spec = parse_spec(text.replace("seeds = 2", f"seeds = {then}"))
+        summary = driver.build(spec, tmp_path / "grown", executor)
+        driver.build(spec, tmp_path / "fresh", executor)
+    assert summary.trained == 2 * max(0, then - first)
+    assert_equal_zoos(tmp_path / "fresh", tmp_path / "grown")
+    grown, fresh = (zoo.open(tmp_path / name).status() for name in ("grown", "fresh"))
+    assert grown["measurements"] >= fresh.pop("measurements")
+    assert fresh.items() <= grown.items()
 
 
-def test_a_narrower_spec_leaves_the_rest_out_of_the_tables(serial, tmp_path):
+def test_a_lost_checkpoint_is_trained_again(serial, tmp_path):
+    root = tmp_path / "zoo"
+    shutil.copytree(serial, root)
+    run = zoo.open(root).table("runs").iloc[0]
+    (root / run["checkpoint"]).unlink()
+    assert zoo.open(root).status()["missing"] > 0
     with InProcessExecutor() as executor:
-        driver.build(parse_spec(SPEC.replace("seeds = 2", "seeds = 3")), tmp_path, executor)
-        summary = driver.build(parse_spec(SPEC), tmp_path, executor)
-    assert (summary.counts, summary.trained) == (Counter(done=RUNS), 0)
-    pd.testing.assert_frame_equal(rows(serial, "runs"), rows(tmp_path, "runs"))
-    pd.testing.assert_frame_equal(rows(serial, "labels"), rows(tmp_path, "labels"))
+        summary = driver.build(parse_spec(SPEC), root, executor)
+    assert summary.trained == (zoo.open(serial).table("runs")["checkpoint"] == run["checkpoint"]).sum()
+    assert_equal_zoos(serial, root)
+
+
+def test_a_metric_that_failed_or_is_new_is_measured_when_asked(serial, tmp_path):
+    root = tmp_path / "zoo"
+    shutil.copytree(serial, root)
+    broken = [True]
+
+    @register_run_metric("mine", splits=("train",))
+    def mine(model, data, recipe, generator):
+        if broken[0]:
+            raise MemoryError("no room")
+        return [Estimate(value=1.0)]
+
+    try:
+        with InProcessExecutor() as executor:
+            summary = driver.build(parse_spec(SPEC), root, executor)
+            assert (summary.measured, summary.failed_metrics, summary.is_whole) == (RUNS, RUNS, False)
+            assert driver.build(parse_spec(SPEC), root, executor).measured == 0
+            broken[0] = False
+            summary = driver.build(parse_spec(SPEC), root, executor, retry_failed=True)
+            assert (summary.measured, summary.failed_metrics, summary.is_whole) == (RUNS, 0, True)
+        metrics = zoo.open(root).table("metrics")
+        assert (metrics.query("metric == 'mine'")["value"] == 1.0).all()
+        assert len(metrics) == len(zoo.open(serial).table("metrics")) + RUNS
+    finally:
+        del RUN_METRICS["mine"]
 
 
 def test_a_stack_that_fails_for_good_becomes_rows_and_can_be_tried_again(serial, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -73,7 +74,13 @@ def test_wrong_usage_is_exit_code_2(tmp_path):
     for arguments, message in (
         (("build", wrong, "--dry-run"), "mdzoo: wrong.toml: grids[0].widht: unknown key with value [2, 16]"),
         (("build", "dmeo", "--dry-run"), "mdzoo: no spec is named 'dmeo'"),
-        (("build", "demo"), "mdzoo: --out is missing: give the folder of the zoo, or --dry-run"),
+        (("build", "demo"), "Invalid value for --out: missing: give the folder of the zoo, or --dry-run"),
+        (
+            ("build", "demo", "--out", "x", "--import", "nothing"),
+            "nothing cannot be imported: No module named",
+        ),
+        (("build", "demo", "--out", "x", "--device", "cuda:9"), "'cuda:9' cannot be used here: "),
+        (("build", "demo", "--out", "x", "--address", "a", "--workers", 1), "leave it out with --address"),
         (("biuld",), "No such command 'biuld'"),
     ):
         done = mdzoo(*arguments)
@@ -130,6 +137,15 @@ def test_benchmark_writes_a_leaderboard(folder):
     )
 
 
+def test_benchmark_speaks_json_and_refuses_what_it_cannot_tell_apart(folder, tmp_path):
+    done = mdzoo("benchmark", folder / "one", "--out", tmp_path, "--json")
+    board = json.loads(done.stdout)["leaderboard"]
+    assert {row["zoo"] for row in board} == {"one"}
+    done = mdzoo("benchmark", folder / "one", folder / "one", "--out", tmp_path)
+    assert done.returncode == 1
+    assert "several of the zoos are named ['one']" in done.stderr
+
+
 def test_plot_draws_the_phase_plots(folder):
     facts = json.loads(mdzoo("plot", folder / "one", "--json").stdout)
     names = {os.path.basename(path) for path in facts["plots"]}
@@ -153,27 +169,38 @@ def test_a_users_architecture_is_imported_in_the_workers(tmp_path):
     spec.write_text(
         SPEC.format(name="mine").replace('"mlp"', '"linear"').replace("[2, 16]", "1").replace("[4, 32]", "8")
     )
-    build = ("build", spec, "--out", tmp_path / "zoo", "--import", "mine", "--json")
-    done = mdzoo(*build, PYTHONPATH=str(tmp_path))
+    program = Path(sys.executable).with_name(
+        "mdzoo"
+    )  # unlike `python -m`, it does not look into the current folder
+    build = (program, "build", spec, "--out", tmp_path / "zoo", "--import", "mine", "--json")
+    done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["done"] == 8
 
 
 def test_failed_runs_are_exit_code_3(tmp_path):
+    """An architecture that passes the trial of the plan, and breaks on the real images."""
     (tmp_path / "broken.py").write_text(
+        "from torch import nn\n"
         "from zoo.models import register_architecture\n\n\n"
+        "class Broken(nn.Linear):\n"
+        "    def forward(self, images):\n"
+        "        if images.any():\n"
+        "            raise RuntimeError('no such layer')\n"
+        "        return super().forward(images.flatten(1))\n\n\n"
         "@register_architecture('broken')\n"
         "def broken(width, shape):\n"
-        "    import torch\n"
-        "    if not torch.empty(1).is_meta:\n"
-        "        raise RuntimeError('no such layer')\n"
-        "    return torch.nn.Linear(1, 1)\n"
+        "    return Broken(shape.pixels, shape.classes)\n"
     )
     spec = tmp_path / "broken.toml"
     spec.write_text(SPEC.format(name="broken").replace('"mlp"', '"broken"'))
     build = ("build", spec, "--out", tmp_path / "zoo", "--import", "broken", "--workers", 0, "--json")
     done = mdzoo(*build, PYTHONPATH=str(tmp_path))
     assert done.returncode == 3, done.stderr
-    assert json.loads(done.stdout)["failed"] == 32
+    facts = json.loads(done.stdout)
+    assert (facts["failed"], facts["trained"], facts["done"]) == (32, 0, 0)
+    assert "RuntimeError: no such layer" in done.stderr
+    assert done.stderr.count("Traceback") == 1, "what fails for one reason is told once"
+    assert "try again with --retry-failed" in done.stderr
     reasons = zoo.open(tmp_path / "zoo").table("runs")["reason"]
     assert reasons.str.contains("RuntimeError: no such layer").all()

@@ -6,23 +6,21 @@ from zoo import fragments, tables
 from zoo.fragments import Measurement
 from zoo.storage import Store
 
+CHECKPOINT = "checkpoints/some.safetensors"
 ALL = {f"{config_id}-{seed}" for config_id in "ab" for seed in range(3)}
 
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path)
+    store = Store(tmp_path)
+    store.write(CHECKPOINT, b"weights")
+    return store
 
 
 def run_row(run_id, status="done", **more):
     config_id, seed = run_id.split("-")
-    return {
-        "run_id": run_id,
-        "config_id": config_id,
-        "seed": int(seed),
-        "status": status,
-        "history": [],
-    } | more
+    row = {"run_id": run_id, "config_id": config_id, "seed": int(seed), "status": status, "history": []}
+    return row | ({"checkpoint": CHECKPOINT} if status == "done" else {}) | more
 
 
 def epoch(number):
@@ -71,36 +69,69 @@ def test_a_run_that_did_not_fail_wins_over_one_that_did(store):
     assert runs["status"].to_pylist() == ["done", "failed"]
 
 
-def test_metrics_are_merged_by_measurement_and_recipe(store):
-    def row(run_id, other, metric, value, recipe="default"):
-        ids = {"config_id": "a", "run_id": run_id, "other_run_id": other}
-        return ids | {"metric": metric, "recipe": recipe, "value": value}
+def test_a_run_whose_checkpoint_is_gone_is_lost_until_it_is_trained_again(store):
+    fragments.commit_runs(store, [run_row("a-0", seconds=1.0)])
+    store.delete(CHECKPOINT)
+    assert fragments.run_status(store) == {"a-0": "lost"}
+    store.write("checkpoints/new.safetensors", b"weights")
+    fragments.commit_runs(store, [run_row("a-0", checkpoint="checkpoints/new.safetensors", seconds=2.0)])
+    assert fragments.run_status(store) == {"a-0": "done"}
+    runs, _ = fragments.merge_runs(store, ALL)
+    assert runs["seconds"].to_pylist() == [2.0]
 
-    fragments.commit_metrics(store, [row("a-0", None, "hessian_trace", 1.0), row("a-0", None, "top", 2.0)])
+
+def metric_row(run_id, other, metric, value=None, recipe="default", **more):
+    ids = {"config_id": "a", "run_id": run_id, "other_run_id": other}
+    return ids | {"metric": metric, "recipe": recipe, "value": value} | more
+
+
+def test_metrics_are_merged_by_measurement_row_and_recipe(store):
+    single, pair = Measurement("a-0"), Measurement("a-0", "a-1")
     fragments.commit_metrics(
-        store, [row("a-0", "a-1", "cka", 0.5), row("a-0", None, "hessian_trace", 9.0, "paper")]
+        store, [metric_row(*single, "hessian_trace", 1.0), metric_row(*single, "top", 2.0)]
     )
-    fragments.commit_metrics(store, [row("a-0", "a-1", "cka", 0.7)])
-    assert fragments.measured(store, "default") == {Measurement("a-0"), Measurement("a-0", "a-1")}
-    assert fragments.measured(store, "paper") == {Measurement("a-0")}
-    merged = fragments.merge_metrics(store, ALL).to_pandas()
-    assert len(merged) == 4
+    fragments.commit_metrics(
+        store, [metric_row(*pair, "cka", 0.5), metric_row(*single, "hessian_trace", 9.0, "paper")]
+    )
+    fragments.commit_metrics(
+        store, [metric_row(*pair, "cka", 0.7), metric_row(*single, "new", 3.0, split="train")]
+    )
+    assert fragments.measured(store, "default") == {
+        single: {("hessian_trace", None): True, ("top", None): True, ("new", "train"): True},
+        pair: {("cka", None): True},
+    }
+    assert fragments.measured(store, "paper") == {single: {("hessian_trace", None): True}}
+    merged = fragments.merge_metrics(store, {single, pair}).to_pandas()
+    assert len(merged) == 5
     assert sorted(merged.query("metric == 'hessian_trace'")["value"]) == [1.0, 9.0]
     assert merged.query("metric == 'cka'")["value"].item() in (0.5, 0.7)
 
 
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 3.0])
+def test_a_metric_that_came_off_wins_over_one_that_failed(store, seconds):
+    item = Measurement("a-0")
+    failed = metric_row(*item, "hessian_trace", reason="failed: MemoryError: no room", seconds=seconds)
+    fragments.commit_metrics(store, [failed])
+    assert fragments.measured(store, "default") == {item: {("hessian_trace", None): False}}
+    assert fragments.merge_metrics(store, {item})["value"].to_pylist() == [None]
+    fragments.commit_metrics(store, [metric_row(*item, "hessian_trace", 4.0)])
+    assert fragments.measured(store, "default") == {item: {("hessian_trace", None): True}}
+    assert fragments.merge_metrics(store, {item})["value"].to_pylist() == [4.0]
+
+
 def test_what_is_not_planned_is_left_out(store):
     fragments.commit_runs(store, [run_row("a-0", history=[epoch(1)]), run_row("a-1", history=[epoch(1)])])
-    pair = {"config_id": "a", "run_id": "a-0", "other_run_id": "a-1", "metric": "cka", "recipe": "default"}
-    fragments.commit_metrics(store, [pair, pair | {"other_run_id": None, "metric": "hessian_trace"}])
+    fragments.commit_metrics(
+        store, [metric_row("a-0", "a-1", "cka", 0.5), metric_row("a-0", None, "hessian_trace", 1.0)]
+    )
     runs, history = fragments.merge_runs(store, {"a-0", "b-0"})
     assert runs["run_id"].to_pylist() == history["run_id"].to_pylist() == ["a-0"]
-    assert fragments.merge_metrics(store, {"a-0", "b-0"})["metric"].to_pylist() == ["hessian_trace"]
+    assert fragments.merge_metrics(store, {Measurement("a-0")})["metric"].to_pylist() == ["hessian_trace"]
 
 
 def test_nothing_committed_is_an_empty_table(store):
     runs, history = fragments.merge_runs(store, ALL)
-    assert (len(runs), len(history), len(fragments.merge_metrics(store, ALL))) == (0, 0, 0)
+    assert (len(runs), len(history), len(fragments.merge_metrics(store, set()))) == (0, 0, 0)
     assert history.schema.equals(tables.SCHEMAS["history"])
 
 

@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
     wild = dataclasses.replace(config, learning_rate=1e12, warm_up=0.0)
     runs = (Run(config, 0), Run(wild, 0), Run(config, 1))
     report = stages.train(Stack(runs), digits, store)
-    assert report.counts == {"done": 2, "diverged": 1}
+    assert report == {"done": 2, "diverged": 1}
     table, history = fragments.merge_runs(store, {run.run_id for run in runs})
     store.write("runs.parquet", tables.to_bytes(table))
     store.write("history.parquet", tables.to_bytes(history))
@@ -79,9 +79,9 @@ def test_a_flipped_bit_is_found(trained, tmp_path):
     damaged.write(row["checkpoint"], bytes(data))
     place = (row["checkpoint"], int(row["checkpoint_index"]), runs[0].run_id)
     with pytest.raises(
-        ValueError, match=r"is damaged: its SHA-256 is .*, its table says .*; train its runs again"
+        ValueError, match=r"is damaged: its SHA-256 is .*, its table says .*; delete it and build again"
     ):
-        checkpoints.load_run(damaged, *place, sha256=row["checkpoint_sha256"])
+        checkpoints.verify(damaged, row["checkpoint"], row["checkpoint_sha256"])
     damaged.write(row["checkpoint"], bytes(data[:-8]))
     with pytest.raises(ValueError, match="is not a readable safetensors file"):
         checkpoints.load_run(damaged, *place)

@@ -115,12 +115,12 @@ def test_shipped_specs_expand(name, runs):
         (
             "seeds = 3",
             "seeds = 3\nepochs = 3\nsteps = 3",
-            r"\['epochs', 'steps'\] is not allowed; exactly one of",
+            r"grids\[0\]: epochs and steps is not allowed; exactly one of",
         ),
         (
             "sample_passes = 1000\n",
             "",
-            r"grids\[0\]: \[\] is not allowed; exactly one of sample_passes, epochs",
+            r"grids\[0\]: no length is not allowed; exactly one of sample_passes, epochs",
         ),
         (
             "sample_passes = 1000",
@@ -177,6 +177,49 @@ def test_what_does_not_fit_the_data_is_refused(old, new, message):
     spec = parse_spec(GOOD.replace(old, new))
     with pytest.raises(SpecError, match=re.escape(message)):
         spec.check(dict.fromkeys(spec.sources(), SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "message"),
+    [
+        (
+            (),
+            SHAPE._replace(image_size=3),
+            r"architecture: 'cnn' cannot train on batches of 8 and images of 3 pixels: ",
+        ),
+        (
+            ('"cnn"', '"resnet18"', "[8, 16]", "1"),
+            SHAPE,
+            r"batches of 1 and images of 8 pixels: Expected more than 1",
+        ),
+        ((), SHAPE._replace(test_images=1), r"dataset: digits has 1 test images; at least 2"),
+    ],
+)
+def test_what_no_model_could_train_on_is_refused(changes, shape, message):
+    text = GOOD
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        text = text.replace(old, new)
+    spec = parse_spec(text)
+    with pytest.raises(SpecError, match=message):
+        spec.check(dict.fromkeys(spec.sources(), shape))
+
+
+def test_a_last_batch_of_one_image_is_refused_where_the_recipe_has_one():
+    paper = (
+        GOOD.replace("sample_passes = 1000", 'recipe = "paper"')
+        .replace("[100, 200]", "65")
+        .replace('"cnn"', '"resnet18"')
+    )
+    spec = parse_spec(paper)
+    with pytest.raises(SpecError, match="cannot train on batches of 1 and images of 8 pixels"):
+        spec.check(dict.fromkeys(spec.sources(), SHAPE))
+    parse_spec(paper.replace("65", "66")).check(dict.fromkeys(spec.sources(), SHAPE))
+
+
+def test_without_noise_its_seed_is_no_identity():
+    assert {r.config.noise_seed for r in expand(GOOD.replace("seeds = 3", "noise_seed = 7"))} == {0, 7}
+    clean = GOOD.replace("[0.0, 0.2]", "0.0")
+    assert expand(clean)[0].run_id == expand(clean.replace("seeds = 3", "noise_seed = 7"))[0].run_id
 
 
 def test_a_spec_that_is_not_there():

@@ -1,6 +1,8 @@
 """Storage: a file is there whole or not at all."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +51,24 @@ def test_a_file_in_the_making_is_not_listed(tmp_path):
     store.write("f/a.parquet", b"1")
     (tmp_path / "f" / ".b.parquet.123.tmp").write_bytes(b"half")
     assert store.names("f", ".parquet") == ["f/a.parquet"]
+
+
+def test_one_build_at_a_time(tmp_path):
+    store = Store(tmp_path)
+    script = (
+        "import pathlib, sys, zoo.storage\nwith zoo.storage.Store(pathlib.Path(sys.argv[1])).locked(): pass"
+    )
+    with store.locked():
+        done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True)
+        assert (
+            f"BlockingIOError: another build is at work in {tmp_path}; wait for it or stop it" in done.stderr
+        )
+    assert subprocess.run([sys.executable, "-c", script, tmp_path]).returncode == 0
+
+
+def test_delete(tmp_path):
+    store = Store(tmp_path)
+    store.write("a", b"1")
+    store.delete("a")
+    store.delete("a")
+    assert not store.exists("a")

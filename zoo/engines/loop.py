@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,12 @@ class LoopEngine:
     def __init__(
         self, models: Sequence[nn.Module], data: Sequence[Split], configs: Sequence[TrainConfig], device: str
     ) -> None:
-        self._lanes = [_Lane(*lane, device) for lane in zip(models, data, configs, strict=True)]
+        wide = configs[0].width >= CHANNELS_LAST_WIDTH
+        own = {
+            id(split): _Images.of(split, wide, device) for split in data
+        }  # lanes that share data share a copy
+        lanes = zip(models, (own[id(split)] for split in data), configs, strict=True)
+        self._lanes = [_Lane(*lane, device) for lane in lanes]
 
     def advance(self, batches: Tensor, rates: Tensor) -> Progress:
         """Take S steps with every live model; see `Engine.advance`."""
@@ -44,17 +50,31 @@ class LoopEngine:
         return {name: value.detach().cpu().clone(memory_format=plain) for name, value in state.items()}
 
 
+class _Images(NamedTuple):
+    """Training data laid out for a step: images [N, H, W, C] if wide, else [N, C, H, W]; labels [N]."""
+
+    images: Tensor
+    labels: Tensor
+    wide: bool
+
+    @classmethod
+    def of(cls, split: Split, wide: bool, device: str) -> Self:
+        images = split.images.to(device)
+        return cls(images.permute(0, 2, 3, 1).contiguous() if wide else images, split.labels.to(device), wide)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        images = self.images.index_select(0, rows)
+        # Rows of [N, H, W, C] are a channels_last batch without another copy.
+        return images.permute(0, 3, 1, 2) if self.wide else images, self.labels.index_select(0, rows)
+
+
 class _Lane:
     """One model with its data and optimiser."""
 
-    def __init__(self, model: nn.Module, data: Split, config: TrainConfig, device: str) -> None:
-        wide = config.width >= CHANNELS_LAST_WIDTH
-        layout = torch.channels_last if wide else torch.contiguous_format
+    def __init__(self, model: nn.Module, data: _Images, config: TrainConfig, device: str) -> None:
+        layout = torch.channels_last if data.wide else torch.contiguous_format
         self.model = model.to(device=device).to(memory_format=layout).train()
-        images = data.images.to(device)
-        # Rows are gathered from a contiguous [N, H, W, C], of which each batch is a channels_last view.
-        self._wide, self._images = wide, images.permute(0, 2, 3, 1).contiguous() if wide else images
-        self._labels = data.labels.to(device)
+        self._data = data
         self._optimiser = torch.optim.SGD(
             self.model.parameters(),
             lr=config.learning_rate,
@@ -68,7 +88,9 @@ class _Lane:
         losses = torch.full((len(rates),), math.nan)
         wrong = torch.zeros(len(rates), dtype=torch.int64)
         if self.live:
-            for step, (batch, rate) in enumerate(zip(batches.to(self._labels.device), rates, strict=True)):
+            for step, (batch, rate) in enumerate(
+                zip(batches.to(self._data.labels.device), rates, strict=True)
+            ):
                 loss, logits, labels = self._step(batch, rate)
                 value = loss.item()
                 if not math.isfinite(value):
@@ -79,8 +101,8 @@ class _Lane:
         return losses, wrong
 
     def _step(self, batch: Tensor, rate: float) -> tuple[Tensor, Tensor, Tensor]:
-        images, labels = self._images.index_select(0, batch), self._labels.index_select(0, batch)
-        logits = self.model(images.permute(0, 3, 1, 2) if self._wide else images)
+        images, labels = self._data.batch(batch)
+        logits = self.model(images)
         loss = F.cross_entropy(logits, labels)
         self._optimiser.zero_grad()
         loss.backward()

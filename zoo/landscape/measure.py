@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
     from zoo.datasets import RunData
 
 __all__ = [
+    "PAIR_METRICS",
     "RECIPES",
+    "RUN_METRICS",
     "Estimate",
     "MetricRecipe",
     "Pair",
@@ -98,7 +99,7 @@ def _rows(
         start = time.perf_counter()
         estimates = _estimates(metric, subject, data, recipe, key) if finite else _missing(metric, NOT_FINITE)
         seconds = time.perf_counter() - start
-        for (name, split), estimate in zip(product(metric.names, metric.splits), estimates, strict=True):
+        for (name, split), estimate in zip(metric.rows, estimates, strict=True):
             rows.append(_row(name, split, recipe, estimate.finite(), seconds))
     return rows
 
@@ -112,13 +113,13 @@ def _estimates(
         estimates = list(metric.measure(subject, data, recipe, generator))
     except Exception as error:
         return _missing(metric, f"failed: {type(error).__name__}: {error}")
-    if len(estimates) == (rows := len(metric.names) * len(metric.splits)):
+    if len(estimates) == (rows := len(metric.rows)):
         return estimates
     return _missing(metric, f"failed: the metric gave {len(estimates)} estimates for its {rows} rows")
 
 
 def _missing(metric: Metric[Subject], reason: str) -> list[Estimate]:
-    return [Estimate(value=None, reason=reason) for _ in product(metric.names, metric.splits)]
+    return [Estimate(value=None, reason=reason) for _ in metric.rows]
 
 
 def _row(

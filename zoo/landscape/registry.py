@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import torch
@@ -39,6 +40,11 @@ class Metric(Generic[Subject]):
     names: tuple[str, ...]
     splits: tuple[str | None, ...]
     measure: Callable[[Subject, RunData, MetricRecipe, torch.Generator], Iterable[Estimate]]
+
+    @property
+    def rows(self) -> list[tuple[str, str | None]]:
+        """The (name, split) of each row, in order."""
+        return list(product(self.names, self.splits))
 
 
 RUN_METRICS: dict[str, Metric[nn.Module]] = {}
