@@ -156,11 +156,40 @@ def status(folder: ZooFolder, as_json: Json = False) -> None:
 
 @app.command()
 def benchmark(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of one or more zoos.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the leaderboard.", show_default=False)],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of one or more zoos.", show_default=False)
+    ] = None,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the MD-tree authors' tables: run their experiment instead.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Let all diagnosers compete on all protocols: predictions, leaderboard.parquet, leaderboard.md."""
+    if bool(folders) == bool(published):
+        raise typer.BadParameter("give folders of zoos, or --published DIR, one of the two")
+    if published:
+        _benchmark_published(published, Store(out), as_json)
+    else:
+        _benchmark_zoos(folders or [], Store(out), as_json)
+
+
+def _benchmark_published(folder: Path, store: Store, as_json: bool) -> None:
+    from diagnose.published import published_report
+
+    report = published_report(folder)
+    for name, frame in report.tables.items():
+        store.write(f"{name}.parquet", frame.to_parquet())
+    store.write("published.md", report.page.encode())
+    print(
+        f'{{"published": {report.tables["published"].to_json(orient="records")}}}' if as_json else report.page
+    )
+
+
+def _benchmark_zoos(folders: list[Path], store: Store, as_json: bool) -> None:
     from diagnose import ZooTables, aggregate, markdown
     from diagnose import benchmark as compete
     from zoo.tables import from_frame, to_bytes
@@ -171,7 +200,6 @@ def benchmark(
         _stop(f"the zoos were measured by different recipes, {recipes}; benchmark those of one recipe", 1)
     if twice := {name for name in names if names.count(name) > 1}:
         _stop(f"several of the zoos are named {sorted(twice)}; a name in each spec tells them apart", 1)
-    store = Store(out)
     tables = {
         zoo.name: ZooTables(*(zoo.table(name) for name in ("configs", "runs", "metrics", "labels")))
         for zoo in zoos

@@ -99,6 +99,7 @@ def test_a_zoo_is_looked_at_and_diagnosed_where_torch_and_ray_are_not(tmp_path):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert done.stdout
-    script = f"{READ_WITHOUT}\nimport cluster.cli\nsys.argv = 'mdzoo build demo --dry-run'.split()\ncluster.cli.main()"
+    dry_run = "import cluster.cli; sys.argv = 'mdzoo build demo --dry-run'.split(); cluster.cli.main()"
+    script = READ_WITHOUT + dry_run
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (1, "mdzoo: torch; install mdzoo[cluster]\n")

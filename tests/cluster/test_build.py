@@ -97,6 +97,14 @@ def descendants(pid: int) -> dict[int, str]:
     return {child: names[child] for child in below - {pid} if child in names}
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not reaped has no command line."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     """The zoo as one process builds it, without interruption."""
@@ -135,9 +143,9 @@ def test_a_driver_killed_halfway_is_finished_by_the_next(serial, tmp_path, kind,
     workers = descendants(process.pid)
     process.kill()
     process.communicate()
-    until = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}/cmdline").exists() for pid, name in workers.items() if "ray" in name):
-        assert time.monotonic() < until, "the killed driver left its Ray processes behind"
+    ray, until = [pid for pid, name in workers.items() if "ray" in name], time.monotonic() + 60
+    while left := [pid for pid in ray if is_alive(pid)]:
+        assert time.monotonic() < until, f"the killed driver left its Ray processes {left} behind"
         time.sleep(0.1)
     before = set((root / "fragments" / "runs").glob("*.parquet"))
     trained = len(before)

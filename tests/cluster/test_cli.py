@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import zoo
@@ -132,6 +133,7 @@ def test_benchmark_writes_a_leaderboard(folder):
     ).to_pandas()
     noisy = zoo.open(folder / "one").table("configs").query("label_noise > 0")["config_id"]
     within = predictions.query("zoo == 'one' and training_zoo == 'one'")
+    within = within[~within["protocol"].str.endswith("_from_noisy")]
     assert set(within["config_id"]) <= set(noisy), (
         "a zoo with label noise is learned from its clean half alone"
     )
@@ -144,6 +146,19 @@ def test_benchmark_speaks_json_and_refuses_what_it_cannot_tell_apart(folder, tmp
     done = mdzoo("benchmark", folder / "one", folder / "one", "--out", tmp_path)
     assert done.returncode == 1
     assert "several of the zoos are named ['one']" in done.stderr
+
+
+def test_the_published_experiment_is_one_command(shared_data, tmp_path):
+    done = mdzoo("benchmark", "--published", shared_data / "mdtree", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| Q1 | random_cells | 8 | 96 | table | 49.54 / 49.56" in done.stdout
+    assert done.stdout.strip() == (tmp_path / "published.md").read_text().strip()
+    beside = pd.read_parquet(tmp_path / "published.parquet").query("source == 'table'")
+    assert len(beside) == 15
+    assert beside["difference"].abs().max() < 0.05
+    done = mdzoo("benchmark", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "give folders of zoos, or --published DIR, one of the two" in done.stderr
 
 
 def test_plot_draws_the_phase_plots(folder):
