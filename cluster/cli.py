@@ -166,6 +166,16 @@ def benchmark(
             help="Folder of the MD-tree authors' tables: run their experiment instead.", show_default=False
         ),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="All tuned baselines, and from noisy labels to clean ones too: slow."),
+    ] = False,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Draws a protocol; the first five are the published.")
+    ] = 5,
+    modules: Annotated[
+        list[str] | None, typer.Option("--import", help="Python module that registers diagnosers.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Let all diagnosers compete on all protocols: predictions, leaderboard.parquet, leaderboard.md."""
@@ -174,7 +184,8 @@ def benchmark(
     if published:
         _benchmark_published(published, Store(out), as_json)
     else:
-        _benchmark_zoos(folders or [], Store(out), as_json)
+        _import_modules(modules or [])
+        _benchmark_zoos(folders or [], Store(out), full, draws, as_json)
 
 
 def _benchmark_published(folder: Path, store: Store, as_json: bool) -> None:
@@ -189,8 +200,16 @@ def _benchmark_published(folder: Path, store: Store, as_json: bool) -> None:
     )
 
 
-def _benchmark_zoos(folders: list[Path], store: Store, as_json: bool) -> None:
-    from diagnose import ZooTables, aggregate, markdown
+def _benchmark_zoos(folders: list[Path], store: Store, full: bool, draws: int, as_json: bool) -> None:
+    from diagnose import (
+        DIAGNOSERS,
+        PROTOCOLS,
+        PROTOCOLS_FROM_NOISY,
+        ZooTables,
+        aggregate,
+        full_board,
+        markdown,
+    )
     from diagnose import benchmark as compete
     from zoo.tables import from_frame, to_bytes
 
@@ -204,7 +223,9 @@ def _benchmark_zoos(folders: list[Path], store: Store, as_json: bool) -> None:
         zoo.name: ZooTables(*(zoo.table(name) for name in ("configs", "runs", "metrics", "labels")))
         for zoo in zoos
     }
-    predictions = compete(tables, recipes[0])
+    entrants = full_board() if full else list(DIAGNOSERS.values())
+    protocols = PROTOCOLS | PROTOCOLS_FROM_NOISY if full else PROTOCOLS
+    predictions = compete(tables, recipes[0], draws, entrants, protocols)
     if predictions.empty:
         _stop("nothing to learn from or to diagnose: the zoos are too small, or all their labels optimal", 1)
     leaderboard = aggregate(predictions)

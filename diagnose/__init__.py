@@ -3,19 +3,30 @@
 Tables in, tables out; nothing here imports torch or ray.
 """
 
-from diagnose.baselines import DIAGNOSERS, Diagnoser, register
+from diagnose.baselines import DIAGNOSERS, Diagnoser, full_board, register
 from diagnose.evaluate import ZooTables, benchmark
-from diagnose.features import FEATURE_SETS, FeatureSet, feature_table
+from diagnose.features import FEATURE_SETS, FeatureSet, feature_costs, feature_table
 from diagnose.labels import label
 from diagnose.leaderboard import aggregate, markdown
 from diagnose.md_tree import MDTreeClassifier
-from diagnose.protocols import PROTOCOLS, Split, answered, limited, random_cells, transfer
+from diagnose.protocols import (
+    PROTOCOLS,
+    PROTOCOLS_FROM_NOISY,
+    Split,
+    answered,
+    leave_one_data_set_out,
+    limited,
+    random_cells,
+    seeds_of,
+    transfer,
+)
 from diagnose.structures import STRUCTURES, Tree
 
 __all__ = [
     "DIAGNOSERS",
     "FEATURE_SETS",
     "PROTOCOLS",
+    "PROTOCOLS_FROM_NOISY",
     "STRUCTURES",
     "Diagnoser",
     "FeatureSet",
@@ -26,11 +37,15 @@ __all__ = [
     "aggregate",
     "answered",
     "benchmark",
+    "feature_costs",
     "feature_table",
+    "full_board",
     "label",
+    "leave_one_data_set_out",
     "limited",
     "markdown",
     "random_cells",
     "register",
+    "seeds_of",
     "transfer",
 ]

@@ -48,13 +48,18 @@ METRICS = (
 )
 
 
+SHARED_WORK = {"mode_connectivity_peak": "mode_connectivity", "agreement": "cka"}
+"""Metrics that come with another at no further cost."""
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """What a diagnoser sees.
 
     Attributes:
         name: Name of the set.
-        track: `single` if one checkpoint shows it, `twin` if it takes several runs of a configuration.
+        track: `single` if one checkpoint shows it, `twin` if it takes several runs of a configuration,
+            `hidden` if it sees the hyperparameters that the diagnosis is about.
         columns: For each task the features, in the published order, which decides ties inside a tree.
     """
 
@@ -62,11 +67,26 @@ class FeatureSet:
     track: str
     columns: Mapping[str, tuple[str, ...]]
 
+    @property
+    def sources(self) -> set[str]:
+        """The columns of `configs` and `runs` and the metrics that the features are made of."""
+        names = {name for columns in self.columns.values() for name in columns}
+        aliased = {ALIASES.get(name, name) for name in names}
+        return {LOGARITHMS.get(name, name) for name in aliased}
+
+    @property
+    def models(self) -> int:
+        """How many trained models of a configuration it takes at least."""
+        if self.track == "twin":
+            return 2
+        return int(not self.sources <= set(CONFIG_COLUMNS))
+
 
 _VALIDATION = ("train_error", "train_loss", "test_loss", "test_error")
 _LANDSCAPE = ("train_error", "mode_connectivity_peak", "CKA", "hessian_t")
+_AMOUNTS = ("log_data_amount", "log_para_amount")
 _ALL = (
-    *("log_data_amount", "log_para_amount", *_VALIDATION, *_LANDSCAPE[1:]),
+    *(*_AMOUNTS, *_VALIDATION, *_LANDSCAPE[1:]),
     *("mode_connectivity", "hessian_e", "agreement", "l2_distance"),
 )
 
@@ -88,13 +108,19 @@ FEATURE_SETS = {
                 "data": ("log_para_amount",),
             },
         ),
+        FeatureSet("hyperparameter_complete", "single", _same(_AMOUNTS)),
+        FeatureSet("parameters", "single", _same(_AMOUNTS[1:])),
         FeatureSet("validation", "single", _same(_VALIDATION)),
+        FeatureSet("single_checkpoint", "single", _same((*_AMOUNTS, *_VALIDATION, "hessian_t", "hessian_e"))),
         FeatureSet("landscape", "twin", _same(_LANDSCAPE)),
+        FeatureSet("landscape_parameters", "twin", _same((*_LANDSCAPE, _AMOUNTS[1]))),
         FeatureSet("all", "twin", _same(_ALL)),
+        FeatureSet("grid_point", "hidden", _same((*_AMOUNTS, "log_bs", "log_learning_rate"))),
     )
 }
-"""Feature sets by name. The hyperparameter and validation sets are the published ones; batch size and
-learning rate are in none of them, since the temperature is what is asked for."""
+"""Feature sets by name. The hyperparameter and validation sets are the published ones; the published
+hyperparameter set leaves out what is constant in its training side of Q2, the complete one does not. Batch
+size and learning rate are in none but `grid_point`, since the temperature is what is asked for."""
 
 
 def feature_table(
@@ -139,3 +165,39 @@ def _metric_means(metrics: pd.DataFrame, recipe: str) -> pd.DataFrame:
     read = read[read["step"] == read.groupby(["run_id", "metric"])["step"].transform("max")]
     means = read.groupby(["config_id", "metric"])["value"].mean().unstack("metric")
     return means.reindex(columns=list(METRICS))
+
+
+def feature_costs(runs: pd.DataFrame, metrics: pd.DataFrame, recipe: str = "default") -> pd.DataFrame:
+    """What each feature set costs for one configuration of a zoo.
+
+    Losses and errors are counted as free: training shows them.
+
+    Args:
+        runs: Rows of the table `runs`.
+        metrics: Rows of the table `metrics`.
+        recipe: Metric recipe whose cost to count.
+
+    Returns:
+        A row a feature set, indexed by its name: `track`; `models` (trained models: on the twin track the mean
+        number of finished runs); `sample_passes` (of the metrics, a backward pass counted as 2 forward ones;
+        mean over the configurations, on the single track over the runs).
+    """
+    done = runs[runs["status"] == "done"].groupby("config_id").size()
+    spent = metrics[metrics["recipe"] == recipe]
+    keys = ["config_id", "run_id", "other_run_id", "metric"]
+    each = spent.groupby(keys, dropna=False)["sample_passes"].max().reset_index()
+    rows = []
+    for feature_set in FEATURE_SETS.values():
+        twin = feature_set.track == "twin"
+        needed = {SHARED_WORK.get(name, name) for name in feature_set.sources}
+        own = each[each["metric"].isin(needed)]
+        sums = own.groupby("config_id" if twin else ["config_id", "run_id"])["sample_passes"].sum()
+        rows.append(
+            {
+                "features": feature_set.name,
+                "track": feature_set.track,
+                "models": float(done.mean()) if twin and len(done) else float(feature_set.models),
+                "sample_passes": float(sums.mean()) if len(sums) else 0.0,
+            }
+        )
+    return pd.DataFrame(rows).set_index("features")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from diagnose.features import FEATURE_SETS
 from zoo.tables import SCHEMAS
 
 _BOARD = ["zoo", "training_zoo", "task", "protocol"]
@@ -13,8 +14,9 @@ _ENTRY = ["diagnoser", "features", "track"]
 
 LEGEND = (
     "Percent of the test configurations diagnosed correctly: mean over the draws ± their standard deviation; "
-    "the best of a column in bold. A column is a level of its protocol (cells drawn, or the largest data "
-    "amount or width learned from), with the configurations: learned from → diagnosed."
+    "the best of a column in bold, of those that see no hidden hyperparameters. A column is a level of its "
+    "protocol (cells drawn, the largest data amount or width learned from, or zoos learned from), with the "
+    "configurations: learned from → diagnosed."
 )
 
 
@@ -51,20 +53,34 @@ def aggregate(predictions: pd.DataFrame) -> pd.DataFrame:
     return board[SCHEMAS["leaderboard"].names]
 
 
-def markdown(leaderboard: pd.DataFrame) -> str:
-    """The leaderboard as Markdown: a heading a zoo and task, a table a protocol, a row a diagnoser.
+def markdown(leaderboard: pd.DataFrame, costs: pd.DataFrame | None = None) -> str:
+    """The leaderboard as Markdown: what the features cost, then a table a protocol, a row a diagnoser.
 
-    Diagnosers are sorted by their mean over the levels, best first.
+    Diagnosers are sorted by their mean over the levels, best first. One of the track `hidden` is never the
+    best: it sees what the diagnosis is about.
 
     Args:
         leaderboard: Rows of the table `leaderboard`.
+        costs: From `feature_costs`; None shows only how many trained models a set takes at least.
     """
-    lines = ["# Leaderboard", "", LEGEND, ""]
+    lines = ["# Leaderboard", "", LEGEND, "", *_costs(list(leaderboard["features"].unique()), costs), ""]
     for (zoo, learned, task), part in leaderboard.groupby(_BOARD[:3], sort=False):
         lines += [f"## {zoo}, {task}" + ("" if zoo == learned else f" (learned from {learned})"), ""]
         for protocol, board in part.groupby("protocol", sort=False):
             lines += [f"### {protocol}", "", *_table(board), ""]
     return "\n".join(lines)
+
+
+def _costs(names: list[str], costs: pd.DataFrame | None) -> Iterator[str]:
+    """The lines of the table of feature sets."""
+    yield _line(["features", "track", "trained models", "sample passes"])
+    yield _line(["---", "---", "---:", "---:"])
+    for name in names:
+        if costs is not None and name in costs.index:
+            track, models, passes = costs.loc[name, ["track", "models", "sample_passes"]]
+            yield _line([name, str(track), f"{models:g}", f"{passes:,.0f}"])
+        elif name in FEATURE_SETS:
+            yield _line([name, FEATURE_SETS[name].track, f"at least {FEATURE_SETS[name].models}", ""])
 
 
 def _table(board: pd.DataFrame) -> Iterator[str]:
@@ -75,10 +91,12 @@ def _table(board: pd.DataFrame) -> Iterator[str]:
     yield _line(["---"] * 3 + ["---:"] * len(head))
     scores = board.pivot(index=_ENTRY, columns="level", values="accuracy").round(1)
     spreads = board.pivot(index=_ENTRY, columns="level", values="spread")
-    best = scores.max()
+    best = scores[scores.index.get_level_values("track") != "hidden"].max()
     for entry in scores.mean(axis=1).sort_values(ascending=False, kind="stable").index:
-        cells = [_cell(*numbers) for numbers in zip(scores.loc[entry], spreads.loc[entry], best, strict=True)]
-        yield _line([*entry, *cells])
+        cells = [str(part) for part in entry] + [
+            _cell(*numbers) for numbers in zip(scores.loc[entry], spreads.loc[entry], best, strict=True)
+        ]
+        yield _line(cells)
 
 
 def _cell(score: float, spread: float, best: float) -> str:

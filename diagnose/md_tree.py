@@ -7,20 +7,24 @@ one search of either kind serve all structures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.impute import SimpleImputer
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
 
-from diagnose.structures import STRUCTURES, Bounds, Tree, decide, settled, text
+from diagnose.posterior import Posterior
+from diagnose.structures import STRUCTURES, Bounds, Tree, decide, draw, leaf_labels, leaves, settled, text
 from diagnose.thresholds import exact_thresholds, published_thresholds
 
-SEARCHES = {"published": published_thresholds, "exact": exact_thresholds}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SEARCHES = {"published": published_thresholds, "exact": exact_thresholds, "posterior": exact_thresholds}
+"""How a search finds `thresholds_`; the mode of the posterior is the exact optimum."""
 
 BOUND_QUANTILES = (0.02, 0.98)
 """Quantiles of the training side between which `bounds="data"` looks for a threshold."""
@@ -39,17 +43,21 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         search: `published`: one pass over the thresholds, each by bounded scalar minimisation (Brent) of
             minus the training accuracy, the others held; as published, it often stops short of the optimum.
             `exact`: the joint optimum of the training accuracy; ties go to the widest margin, then to the
-            nearest to the start, from the root down.
+            nearest to the start, from the root down. `posterior`: all thresholds within the bounds, weighted
+            by the likelihood of the training labels (see `diagnose.posterior`), vote on each row.
         bounds: `published`: those of the structure, which belong to ResNet-18 on CIFAR-10. `data`: the
             quantiles `BOUND_QUANTILES` of each feature on the training side. Or a pair a threshold.
         start: Thresholds before the fit; None takes those of the structure. A start outside its bounds is
             moved to the nearer one or, if `bounds="data"`, to the training side's median.
 
     Attributes:
-        thresholds_: The learned thresholds, in the features' units.
+        thresholds_: The learned thresholds, in the features' units; of the posterior, its mode.
         tree_: The structure with the bounds and starts that were used.
         classes_: The labels of its leaves, sorted; those missing on the training side are among them.
-        imputer_: The medians.
+        leaf_counts_: Training rows by leaf, in the order of the thresholds, and label; shape (leaves, labels).
+        posterior_: What `search="posterior"` averages over; None for the others.
+        medians_: What replaces a missing value of each feature, in the order of first use; 0 for a feature
+            that is missing everywhere.
         n_features_in_: Columns of the training side.
         feature_names_in_: Their names, if it was a DataFrame.
 
@@ -88,9 +96,9 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         tree = self._structure()
         if self.search not in SEARCHES:
             raise ValueError(f"search is {self.search!r}; it must be one of {list(SEARCHES)}")
-        matrix, labels = _matrix(X, tree), column_or_1d(y)
+        matrix, labels = _matrix(X, tree), column_or_1d(y).astype(str)
         check_consistent_length(matrix, labels)
-        if strange := sorted({str(label) for label in labels} - tree.labels()):
+        if strange := sorted(set(np.unique(labels).tolist()) - tree.labels()):
             raise ValueError(
                 f"y has the labels {strange}, but the leaves are {sorted(tree.labels())}; leave those rows out, "
                 "or use a structure that answers them"
@@ -98,7 +106,11 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         self._remember(X, matrix, tree)
         columns = self._columns(matrix, tree)
         self.tree_ = self._settle(tree, columns)
-        self.thresholds_ = np.array(SEARCHES[self.search](self.tree_, columns, labels.astype(str)))
+        self.thresholds_ = np.array(SEARCHES[self.search](self.tree_, columns, labels))
+        self.posterior_ = Posterior(self.tree_, columns, labels) if self.search == "posterior" else None
+        reached = leaves(self.tree_, columns, self.thresholds_.tolist())
+        self.leaf_counts_ = np.zeros((len(leaf_labels(self.tree_)), len(self.classes_)), dtype=int)
+        np.add.at(self.leaf_counts_, (reached, np.searchsorted(self.classes_, labels)), 1)
         return self
 
     def predict(self, X: pd.DataFrame | ArrayLike) -> NDArray[np.str_]:
@@ -111,13 +123,56 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             ValueError: If a column is missing.
         """
         check_is_fitted(self)
+        if self.posterior_ is not None:
+            return self.classes_[self.predict_proba(X).argmax(axis=1)]
         columns = self._columns(_matrix(X, self.tree_), self.tree_)
         return decide(self.tree_, columns, self.thresholds_.tolist())
 
-    def export_text(self, decimals: int = 2) -> str:
-        """The tree with its learned thresholds, as indented lines."""
+    def predict_proba(self, X: pd.DataFrame | ArrayLike) -> NDArray[np.float64]:
+        """The probability of each label, shape (rows, labels), in the order of `classes_`.
+
+        Of the posterior, its exact mean. The other searches commit themselves to one threshold a split, and
+        so to one label a row: 1 for that label and 0 for the others.
+
+        Args:
+            X: Features, as for `fit`.
+
+        Raises:
+            ValueError: If a column is missing.
+        """
         check_is_fitted(self)
-        return text(self.tree_, self.thresholds_.tolist(), decimals)
+        columns = self._columns(_matrix(X, self.tree_), self.tree_)
+        if self.posterior_ is not None:
+            return self.posterior_.probabilities(columns)
+        answers = decide(self.tree_, columns, self.thresholds_.tolist())
+        return (answers[:, None] == self.classes_).astype(float)
+
+    def export_text(self, decimals: int = 2, show_counts: bool = False) -> str:
+        """The tree with its learned thresholds, as indented lines.
+
+        Args:
+            decimals: Digits of a threshold after the point.
+            show_counts: Whether a leaf shows how many training rows of each label reach it.
+        """
+        check_is_fitted(self)
+        return text(self.tree_, self.thresholds_.tolist(), decimals, self._counts() if show_counts else None)
+
+    def plot(self, ax: Axes | None = None, decimals: int = 2) -> Axes:
+        """Draw the tree with its learned thresholds, their bounds, and the training rows at each leaf.
+
+        Args:
+            ax: Where to draw; None makes a figure of its own.
+            decimals: Digits of a threshold after the point.
+        """
+        check_is_fitted(self)
+        return draw(self.tree_, self.thresholds_.tolist(), self._counts(), ax, decimals)
+
+    def _counts(self) -> list[str]:
+        """What to say of each leaf's training rows."""
+        return [
+            ", ".join(f"{n} {label}" for n, label in zip(row, self.classes_, strict=True) if n) or "no rows"
+            for row in self.leaf_counts_.tolist()
+        ]
 
     def __sklearn_tags__(self) -> Tags:
         """Says that missing values are handled."""
@@ -136,7 +191,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
 
     def _remember(self, X: pd.DataFrame | ArrayLike, matrix: NDArray[np.float64], tree: Tree) -> None:
         self.classes_ = np.array(sorted(tree.labels()))
-        self.imputer_ = SimpleImputer(strategy="median", keep_empty_features=True).fit(matrix)
+        present = [values[~np.isnan(values)] for values in matrix.T]
+        self.medians_ = np.array([np.median(values) if len(values) else 0.0 for values in present])
         self.n_features_in_ = matrix.shape[1]
         if isinstance(X, pd.DataFrame):
             self.n_features_in_ = X.shape[1]
@@ -145,7 +201,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             del self.feature_names_in_
 
     def _columns(self, matrix: NDArray[np.float64], tree: Tree) -> dict[str, NDArray[np.float64]]:
-        complete: NDArray[np.float64] = self.imputer_.transform(matrix)
+        complete = np.where(np.isnan(matrix), self.medians_, matrix)
         return dict(zip(tree.features(), complete.T, strict=True))
 
     def _settle(self, tree: Tree, columns: dict[str, NDArray[np.float64]]) -> Tree:
@@ -185,7 +241,7 @@ def _matrix(X: pd.DataFrame | ArrayLike, tree: Tree) -> NDArray[np.float64]:
     if isinstance(X, pd.DataFrame):
         if missing := [name for name in features if name not in X.columns]:
             raise ValueError(f"X lacks the columns {missing}; the tree reads {features}")
-        X = X[features]
+        X = X[features].to_numpy(dtype=np.float64, na_value=np.nan)
     matrix: NDArray[np.float64] = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
     if matrix.shape[1] != len(features):
         raise ValueError(f"X has {matrix.shape[1]} columns; an array must hold {features}, in that order")

@@ -1,14 +1,16 @@
 """Protocols: from which configurations a diagnoser may learn, and which it must diagnose.
 
 It learns from configurations with clean labels. It diagnoses those with label noise, if the zoo has any (the
-published transfer between data sets), and otherwise the clean ones left out. Rows whose answer is `optimal`
-are dropped before anything is drawn, as published.
+published transfer between data sets), and otherwise the clean ones left out. A protocol `..._from_noisy` is
+the other direction: it learns from configurations with label noise and diagnoses the clean ones. Rows whose
+answer is `optimal` are dropped before anything is drawn, as published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,34 @@ import pandas as pd
 PUBLISHED_DRAWS = (42, 90, 38, 18, 72)
 """Seeds of the published draws (Zhou et al., ICML 2024, as in the authors' code)."""
 
+FIRST_OTHER_DRAW = 100
+"""Seed of the sixth draw; those after it are counted on by one."""
+
 CELL = ("data_amount", "width")
+
+SUFFIXES = {"clean": "", "noisy": "_from_noisy"}
+"""What is learned from -> how the names of such protocols end."""
+
+
+def seeds_of(draws: int | Sequence[int]) -> tuple[int, ...]:
+    """The seeds of so many draws: the five published ones, then 100, 101, 102 and so on.
+
+    Args:
+        draws: A number of draws; or the seeds themselves, which are given back.
+
+    Raises:
+        ValueError: If there are none, or one is given twice.
+    """
+    if isinstance(draws, int):
+        further = range(FIRST_OTHER_DRAW, FIRST_OTHER_DRAW + max(0, draws - len(PUBLISHED_DRAWS)))
+        seeds = (*PUBLISHED_DRAWS, *further)[: max(0, draws)]
+    else:
+        seeds = tuple(draws)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"draws is {draws!r}; it must be a number of at least 1, or seeds of which no two are equal"
+        )
+    return seeds
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +76,12 @@ def answered(configs: pd.DataFrame, labels: pd.DataFrame, task: str) -> pd.DataF
         task: One of `FAILURE_TASKS`.
 
     Returns:
-        Columns data_amount, width, label_noise and label, indexed by `config_id`.
+        Columns data_amount, width, label_noise, dataset and label, indexed by `config_id`.
     """
     answers = labels[(labels["task"] == task) & (labels["label"] != "optimal")].set_index("config_id")[
         "label"
     ]
-    settings = configs.set_index("config_id")[[*CELL, "label_noise"]]
+    settings = configs.set_index("config_id")[[*CELL, "label_noise", "dataset"]]
     return settings.join(answers, how="inner")
 
 
@@ -61,38 +90,46 @@ def random_cells(
     draws: Sequence[int] = PUBLISHED_DRAWS,
     levels: Sequence[int] | None = None,
     axes: Sequence[str] = CELL,
+    learn_from: str = "clean",
 ) -> Iterator[Split]:
     """Learn from all configurations in some random cells of the grid.
 
     The cells are drawn as published: by numpy's legacy `choice` without replacement from the list of cells
-    that hold clean rows, data amounts in the outer loop and widths in the inner, both ascending.
+    that hold rows to learn from, data amounts in the outer loop and widths in the inner, both ascending.
 
     Args:
         rows: From `answered`.
         draws: Seeds.
         levels: Numbers of cells; None takes 1, 2, 4, ... up to all.
         axes: What makes a cell; the published variants draw by `("data_amount",)` or `("width",)` alone.
+        learn_from: `clean` or `noisy`: which label noise is learned from; the other is diagnosed.
 
     Raises:
-        ValueError: If a level exceeds the number of cells.
+        ValueError: If a level is below 1 or exceeds the number of cells.
     """
-    cells = _clean(rows)[list(axes)].drop_duplicates().sort_values(list(axes))
+    cells = _source(rows, learn_from)[list(axes)].drop_duplicates().sort_values(list(axes))
     counts = [2**power for power in range(len(cells).bit_length())] if levels is None else levels
     if len(counts) and max(counts) > len(cells):
         raise ValueError(
             f"level {max(counts)} exceeds the {len(cells)} cells of the training side; ask for fewer"
         )
+    if len(counts) and min(counts) < 1:
+        raise ValueError(f"level {min(counts)} selects no cell to learn from; ask for at least 1")
     protocol = "random_cells" if tuple(axes) == CELL else "random_" + "_".join(axes)
     places = pd.MultiIndex.from_frame(rows[list(axes)])
     for level in counts:
         for draw in draws:
             drawn = np.random.RandomState(draw).choice(len(cells), size=level, replace=False)
             learned = places.isin(pd.MultiIndex.from_frame(cells.iloc[drawn]))
-            yield from _split(protocol, level, draw, rows, learned)
+            yield from _split(protocol, level, draw, rows, learned, learn_from)
 
 
 def limited(
-    rows: pd.DataFrame, axis: str, draws: Sequence[int] = PUBLISHED_DRAWS, levels: Sequence[int] | None = None
+    rows: pd.DataFrame,
+    axis: str,
+    draws: Sequence[int] = PUBLISHED_DRAWS,
+    levels: Sequence[int] | None = None,
+    learn_from: str = "clean",
 ) -> Iterator[Split]:
     """Learn from the small end of an axis: all configurations at or below a limit.
 
@@ -101,11 +138,20 @@ def limited(
         axis: `data_amount` or `width`.
         draws: Seeds of the diagnosers; the selection is the same for all.
         levels: Limits; None takes every value of the axis.
+        learn_from: `clean` or `noisy`: which label noise is learned from; the other is diagnosed.
+
+    Raises:
+        ValueError: If a limit leaves nothing to learn from.
     """
-    limits = np.unique(_clean(rows)[axis]).tolist() if levels is None else levels
+    values = _source(rows, learn_from)[axis]
+    limits = np.unique(values).tolist() if levels is None else levels
     for limit in limits:
+        if not (values <= limit).any():
+            smallest = f"the smallest is {values.min()}" if len(values) else "there is none at all"
+            raise ValueError(f"no {learn_from} configuration has a {axis} of at most {limit}; {smallest}")
         for draw in draws:
-            yield from _split(f"{axis}_limited", limit, draw, rows, (rows[axis] <= limit).to_numpy())
+            learned = (rows[axis] <= limit).to_numpy()
+            yield from _split(f"{axis}_limited", limit, draw, rows, learned, learn_from)
 
 
 def transfer(
@@ -118,36 +164,81 @@ def transfer(
         test: From `answered` of the other; a configuration that both zoos hold is not diagnosed.
         draws: Seeds of the diagnosers; the selection is the same for all.
     """
-    clean = _clean(training)
+    clean = _source(training, "clean")
     others = test.index.difference(clean.index, sort=False)
     for draw in draws:
         if len(clean) and len(others):
             yield Split("transfer", len(clean[list(CELL)].drop_duplicates()), draw, clean.index, others)
 
 
-def _by_amount(rows: pd.DataFrame, draws: Sequence[int]) -> Iterator[Split]:
-    return limited(rows, "data_amount", draws)
+def _limited_by(axis: str, rows: pd.DataFrame, draws: Sequence[int], learn_from: str) -> Iterator[Split]:
+    return limited(rows, axis, draws, learn_from=learn_from)
 
 
-def _by_width(rows: pd.DataFrame, draws: Sequence[int]) -> Iterator[Split]:
-    return limited(rows, "width", draws)
+def leave_one_data_set_out(
+    zoos: Mapping[str, pd.DataFrame], draws: Sequence[int] = PUBLISHED_DRAWS
+) -> Iterator[tuple[tuple[str, ...], str, Split]]:
+    """Learn from the clean configurations of all zoos on other data sets, and diagnose one zoo.
+
+    Where that is a single zoo it is `transfer`, and left out here.
+
+    Args:
+        zoos: From `answered`, by the zoo's name.
+        draws: Seeds of the diagnosers; the selection is the same for all.
+
+    Yields:
+        Names of the zoos learned from, name of the one diagnosed, and the split; its level is the number of
+        zoos learned from. Of a configuration that several zoos hold, the first counts.
+    """
+    for name, rows in zoos.items():
+        others = {
+            other: _source(theirs, "clean")
+            for other, theirs in zoos.items()
+            if not set(theirs["dataset"]) & set(rows["dataset"])
+        }
+        others = {other: theirs for other, theirs in others.items() if len(theirs)}
+        if len(others) < 2 or rows.empty:
+            continue
+        learned = pd.concat(list(others.values())).index.unique()
+        for draw in draws:
+            yield tuple(others), name, Split("leave_one_data_set_out", len(others), draw, learned, rows.index)
 
 
-PROTOCOLS: Mapping[str, Callable[[pd.DataFrame, Sequence[int]], Iterator[Split]]] = {
-    "random_cells": random_cells,
-    "data_amount_limited": _by_amount,
-    "width_limited": _by_width,
-}
-"""The protocols within one zoo, by name."""
+Protocol = Callable[[pd.DataFrame, Sequence[int]], Iterator[Split]]
 
 
-def _clean(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows["label_noise"] == 0]
+def _protocols(learn_from: str) -> dict[str, Protocol]:
+    return {
+        f"{name}{SUFFIXES[learn_from]}": partial(protocol, learn_from=learn_from)
+        for name, protocol in (
+            ("random_cells", random_cells),
+            ("data_amount_limited", partial(_limited_by, "data_amount")),
+            ("width_limited", partial(_limited_by, "width")),
+        )
+    }
 
 
-def _split(protocol: str, level: int, draw: int, rows: pd.DataFrame, learned: np.ndarray) -> Iterator[Split]:
+PROTOCOLS: dict[str, Protocol] = _protocols("clean")
+"""The protocols within one zoo, by name; each takes rows from `answered` and seeds."""
+
+PROTOCOLS_FROM_NOISY: dict[str, Protocol] = _protocols("noisy")
+"""The same in the other direction: from configurations with label noise to the clean ones."""
+
+
+def _source(rows: pd.DataFrame, learn_from: str) -> pd.DataFrame:
+    """The rows that may be learned from."""
+    if learn_from not in SUFFIXES:
+        raise ValueError(f"learn_from is {learn_from!r}; it must be 'clean' or 'noisy'")
+    return rows[(rows["label_noise"] == 0) == (learn_from == "clean")]
+
+
+def _split(
+    protocol: str, level: int, draw: int, rows: pd.DataFrame, learned: np.ndarray, learn_from: str
+) -> Iterator[Split]:
     """The split, unless one of its sides is empty."""
-    clean = (rows["label_noise"] == 0).to_numpy()
-    test = ~clean if not clean.all() else ~learned
-    if (clean & learned).any() and test.any():
-        yield Split(protocol, level, draw, rows.index[clean & learned], rows.index[test])
+    source = rows.index.isin(_source(rows, learn_from).index)
+    test = ~learned if source.all() and learn_from == "clean" else ~source
+    if (source & learned).any() and test.any():
+        yield Split(
+            protocol + SUFFIXES[learn_from], level, draw, rows.index[source & learned], rows.index[test]
+        )

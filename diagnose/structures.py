@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Bounds = tuple[float, float]
 
@@ -48,6 +53,10 @@ class Tree:
     def labels(self) -> set[str]:
         """Labels of the leaves."""
         return set().union(*({b} if isinstance(b, str) else b.labels() for b in (self.below, self.above)))
+
+    def depth(self) -> int:
+        """Splits on the longest way to a leaf."""
+        return 1 + max(0 if isinstance(b, str) else b.depth() for b in (self.below, self.above))
 
 
 def _error(below: Tree | str, above: Tree | str) -> Tree:
@@ -94,10 +103,17 @@ def settled(tree: Tree, bounds: Iterable[Bounds], start: Iterable[float]) -> Tre
     return settle(tree)
 
 
-def decide(
+def leaf_labels(branch: Tree | str) -> list[str]:
+    """The labels of the leaves, each leaf on its own, in the order of the thresholds."""
+    if isinstance(branch, str):
+        return [branch]
+    return [*leaf_labels(branch.below), *leaf_labels(branch.above)]
+
+
+def leaves(
     tree: Tree, columns: Mapping[str, NDArray[np.float64]], thresholds: Sequence[float]
-) -> NDArray[np.str_]:
-    """The label of each row.
+) -> NDArray[np.int64]:
+    """The leaf that each row reaches, by its place in `leaf_labels`.
 
     Args:
         tree: The structure.
@@ -105,27 +121,36 @@ def decide(
         thresholds: A number a split.
 
     Returns:
-        Labels of shape (rows,).
+        Places of shape (rows,).
     """
-    remaining = iter(thresholds)
+    remaining, places = iter(thresholds), count()
 
-    def labels(branch: Tree | str) -> NDArray[np.str_]:
+    def reached(branch: Tree | str) -> NDArray[np.int64]:
         if isinstance(branch, str):
-            return np.array(branch)
+            return np.array(next(places))
         at_most = columns[branch.feature] <= next(remaining)
-        below = labels(branch.below)
-        return np.where(at_most, below, labels(branch.above))
+        below = reached(branch.below)
+        return np.where(at_most, below, reached(branch.above))
 
-    return labels(tree)
+    return reached(tree)
 
 
-def text(tree: Tree, thresholds: Sequence[float], decimals: int = 2) -> str:
-    """The tree as indented lines, in the manner of `sklearn.tree.export_text`."""
-    remaining = iter(thresholds)
+def decide(
+    tree: Tree, columns: Mapping[str, NDArray[np.float64]], thresholds: Sequence[float]
+) -> NDArray[np.str_]:
+    """The label of each row: that of the leaf it reaches, shape (rows,); arguments as of `leaves`."""
+    return np.array(leaf_labels(tree))[leaves(tree, columns, thresholds)]
+
+
+def text(
+    tree: Tree, thresholds: Sequence[float], decimals: int = 2, notes: Sequence[str] | None = None
+) -> str:
+    """The tree as indented lines, in the manner of `sklearn.tree.export_text`; a note a leaf, if given."""
+    remaining, said = iter(thresholds), iter(notes or [])
 
     def lines(branch: Tree | str, indent: str) -> Iterator[str]:
         if isinstance(branch, str):
-            yield f"{indent}|--- class: {branch}"
+            yield f"{indent}|--- class: {branch}" + (f" ({next(said)})" if notes else "")
             return
         threshold = f"{next(remaining):.{decimals}f}"
         yield f"{indent}|--- {branch.feature} <= {threshold}"
@@ -134,3 +159,47 @@ def text(tree: Tree, thresholds: Sequence[float], decimals: int = 2) -> str:
         yield from lines(branch.above, indent + "|   ")
 
     return "\n".join(lines(tree, "")) + "\n"
+
+
+def draw(
+    tree: Tree, thresholds: Sequence[float], notes: Sequence[str], ax: Axes | None = None, decimals: int = 2
+) -> Axes:
+    """The tree as a drawing: a box a split with its bounds, a coloured box a leaf with its note.
+
+    Args:
+        tree: The structure.
+        thresholds: A number a split.
+        notes: A line a leaf.
+        ax: Where to draw; None makes a figure of its own.
+        decimals: Digits of a number after the point.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(2.2 * len(notes), 1.5 + tree.depth()), layout="constrained")
+    colours = dict(zip(sorted(tree.labels()), plt.colormaps["Pastel1"](range(9)), strict=False))
+    remaining, places = iter(thresholds), count()
+
+    def box(x: float, depth: int, words: str, colour: Any) -> tuple[float, int]:
+        style = {"boxstyle": "round", "facecolor": colour, "edgecolor": "0.4"}
+        ax.text(x, -depth, words, ha="center", va="center", fontsize=9, bbox=style, zorder=2)
+        return x, depth
+
+    def placed(branch: Tree | str, depth: int) -> tuple[float, int]:
+        if isinstance(branch, str):
+            place = next(places)
+            return box(place, depth, f"{branch}\n{notes[place]}", colours[branch])
+        low, high = (f"{bound:.{decimals}f}" for bound in branch.bounds)
+        words = f"{branch.feature} ≤ {next(remaining):.{decimals}f}\nbetween {low} and {high}"
+        below, above = placed(branch.below, depth + 1), placed(branch.above, depth + 1)
+        own = (below[0] + above[0]) / 2, depth
+        for (x, y), answer in ((below, "yes"), (above, "no")):
+            ax.plot([own[0], x], [-depth, -y], color="0.4", linewidth=1, zorder=1)
+            middle = (own[0] + x) / 2, -(depth + y) / 2
+            ax.text(*middle, answer, fontsize=8, ha="center", va="center", backgroundcolor="white")
+        return box(*own, words, "white")
+
+    placed(tree, 0)
+    ax.set(xlim=(-0.6, len(notes) - 0.4), ylim=(-tree.depth() - 0.5, 0.5))
+    ax.axis("off")
+    return ax

@@ -23,7 +23,8 @@ def published_thresholds(tree: Tree, columns: Columns, y: NDArray[np.str_]) -> l
     """One pass of bounded minimisation, a threshold at a time, the later ones at their start.
 
     As in the authors' code: Brent's method on minus the accuracy. That is a step function of the
-    threshold, so the pass may stop far from the optimum.
+    threshold, so the pass may stop far from the optimum. With the other thresholds held, each row changes
+    sides once along the one that moves, so a sum over the sorted rows gives every value of that function.
 
     Args:
         tree: Structure with bounds and starts.
@@ -35,10 +36,18 @@ def published_thresholds(tree: Tree, columns: Columns, y: NDArray[np.str_]) -> l
     """
     thresholds = [split.start for split in tree.splits()]
     for place, split in enumerate(tree.splits()):
+        below, above = (
+            decide(tree, columns, [*thresholds[:place], end, *thresholds[place + 1 :]]) == y
+            for end in (np.inf, -np.inf)
+        )
+        order = np.argsort(columns[split.feature])
+        values = columns[split.feature][order]
+        right = above.sum() + np.append(0, np.cumsum(below[order].astype(np.int8) - above[order]))
 
-        def loss(threshold: float, place: int = place) -> float:
-            trial = [*thresholds[:place], threshold, *thresholds[place + 1 :]]
-            return -float(np.mean(decide(tree, columns, trial) == y))
+        def loss(
+            threshold: float, values: NDArray[np.float64] = values, right: NDArray[np.int64] = right
+        ) -> float:
+            return -float(right[np.searchsorted(values, threshold, side="right")] / len(y))
 
         thresholds[place] = float(minimize_scalar(loss, bounds=split.bounds, method="bounded").x)
     return thresholds
@@ -60,19 +69,30 @@ def exact_thresholds(tree: Tree, columns: Columns, y: NDArray[np.str_]) -> list[
         A threshold a split, halfway between two neighbouring values of the rows that reach it or, where no
         value divides its bounds, at its start.
     """
-    return _chosen(tree, np.ones(len(y), dtype=bool), _Sample(columns, y))
+    return _chosen(tree, np.ones(len(y), dtype=bool), Sample(columns, y))
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """The training side, sorted once by each feature."""
+class Sample:
+    """The training side, sorted once by each feature.
+
+    Attributes:
+        columns: A value a row for each feature, without NaN.
+        y: Labels of shape (rows,).
+    """
 
     columns: Columns
     y: NDArray[np.str_]
 
     @cached_property
     def orders(self) -> dict[str, NDArray[np.int64]]:
+        """Places of all rows in the order of each feature."""
         return {name: np.argsort(values, kind="stable") for name, values in self.columns.items()}
+
+    def sorted(self, feature: str, rows: Rows) -> NDArray[np.int64]:
+        """Places of those rows, in the order of a feature."""
+        order = self.orders[feature]
+        return order[rows[order]]
 
     @cached_property
     def _hits(self) -> dict[frozenset[str], Rows]:
@@ -87,7 +107,7 @@ class _Sample:
 
 
 @dataclass(frozen=True)
-class _Cuts:
+class Cuts:
     """The ways in which one split can divide some rows: each an interval of equivalent thresholds.
 
     Attributes:
@@ -103,24 +123,26 @@ class _Cuts:
     scores: NDArray[np.int64]
 
 
-def _cuts(split: Tree, rows: Rows, sample: _Sample) -> _Cuts:
+def cuts_of(split: Tree, rows: Rows, sample: Sample) -> Cuts:
     """All cuts; the scores are exact if both branches are leaves."""
-    low, high = split.bounds
-    order = sample.orders[split.feature]
-    order = order[rows[order]]
+    order = sample.sorted(split.feature, rows)
     values = sample.columns[split.feature][order]
-    inside = values[(values > low) & (values <= high)]
-    starts = np.concatenate([[low], inside[np.diff(inside, prepend=-np.inf) > 0]])
-    positions = np.searchsorted(values, starts, side="right")
-    below = np.concatenate([[0], np.cumsum(sample.attainable(split.below)[order])])
-    above = np.concatenate([[0], np.cumsum(sample.attainable(split.above)[order])])
-    scores = below[positions] + above[-1] - above[positions]
-    return _Cuts(starts, np.append(starts[1:], high), positions, scores)
+    first, last = np.searchsorted(values, split.bounds, side="right")
+    inside = values[first:last]
+    is_new = np.ones(len(inside), dtype=bool)
+    np.not_equal(inside[1:], inside[:-1], out=is_new[1:])
+    starts = np.concatenate([split.bounds[:1], inside[is_new]])
+    positions = np.append(first + np.flatnonzero(is_new), last)
+    above = sample.attainable(split.above)[order]
+    gains = np.zeros(len(order) + 1, dtype=np.int64)
+    np.cumsum(sample.attainable(split.below)[order].astype(np.int8) - above, out=gains[1:])
+    scores = gains[positions] + np.count_nonzero(above)
+    return Cuts(starts, np.append(starts[1:], split.bounds[1]), positions, scores)
 
 
-def _scored(split: Tree, rows: Rows, sample: _Sample, ties: bool) -> _Cuts:
+def _scored(split: Tree, rows: Rows, sample: Sample, ties: bool) -> Cuts:
     """The cuts with the score of the best one exact, and with `ties` of all that equal it."""
-    cuts = _cuts(split, rows, sample)
+    cuts = cuts_of(split, rows, sample)
     if isinstance(split.below, str) and isinstance(split.above, str):
         return cuts
     scores, best = cuts.scores, -1
@@ -131,20 +153,20 @@ def _scored(split: Tree, rows: Rows, sample: _Sample, ties: bool) -> _Cuts:
         if ceilings[place] < best + (not ties):
             return cuts
         at_most = sample.columns[split.feature] <= cuts.starts[place]
-        score = _optimum(split.below, rows & at_most, sample) + _optimum(split.above, rows & ~at_most, sample)
+        score = optimum(split.below, rows & at_most, sample) + optimum(split.above, rows & ~at_most, sample)
         np.minimum(scores, score + np.abs(cuts.positions - cuts.positions[place]), out=scores)
         unseen[place] = False
         best = max(best, score)
 
 
-def _optimum(branch: Tree | str, rows: Rows, sample: _Sample) -> int:
+def optimum(branch: Tree | str, rows: Rows, sample: Sample) -> int:
     """How many of the rows the branch labels right at best."""
     if isinstance(branch, str):
         return int(np.count_nonzero(sample.attainable(branch) & rows))
     return int(_scored(branch, rows, sample, ties=False).scores.max())
 
 
-def _chosen(branch: Tree | str, rows: Rows, sample: _Sample) -> list[float]:
+def _chosen(branch: Tree | str, rows: Rows, sample: Sample) -> list[float]:
     """The thresholds of the branch, from its root down."""
     if isinstance(branch, str):
         return []
@@ -160,7 +182,7 @@ def _chosen(branch: Tree | str, rows: Rows, sample: _Sample) -> list[float]:
     ]
 
 
-def _middles(cuts: _Cuts) -> NDArray[np.float64]:
+def _middles(cuts: Cuts) -> NDArray[np.float64]:
     """A threshold inside each interval: halfway, unless rounding would leave it."""
     middles = cuts.starts + (cuts.ends - cuts.starts) / 2
     return np.where(middles < cuts.ends, middles, cuts.starts)

@@ -148,6 +148,20 @@ def test_benchmark_speaks_json_and_refuses_what_it_cannot_tell_apart(folder, tmp
     assert "several of the zoos are named ['one']" in done.stderr
 
 
+def test_a_diagnoser_of_ones_own_competes(folder, tmp_path):
+    (tmp_path / "mymethod.py").write_text(
+        "from sklearn.dummy import DummyClassifier\n"
+        "from diagnose import Diagnoser, register\n\n"
+        "register(Diagnoser('mymethod', 'validation', lambda task, seed: DummyClassifier(strategy='uniform')))\n"
+    )
+    command = [Path(sys.executable).with_name("mdzoo"), "benchmark", folder / "one", "--out", tmp_path]
+    options = ["--import", "mymethod", "--draws", "2", "--json"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    board = pd.DataFrame(json.loads(done.stdout)["leaderboard"])
+    assert set(board.query("diagnoser == 'mymethod'")["draws"]) == {2}
+
+
 def test_the_published_experiment_is_one_command(shared_data, tmp_path):
     done = mdzoo("benchmark", "--published", shared_data / "mdtree", "--out", tmp_path)
     assert done.returncode == 0, done.stderr

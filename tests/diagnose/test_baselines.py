@@ -11,8 +11,9 @@ import pytest
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 
-from diagnose import DIAGNOSERS, FEATURE_SETS, Diagnoser, register
-from diagnose.baselines import BoostedTrees
+from diagnose import DIAGNOSERS, FEATURE_SETS, Diagnoser, full_board, register
+from diagnose.baselines import BASELINE_SETS, BoostedTrees
+from diagnose.tuned import TUNED
 from zoo.tables import FAILURE_TASKS
 
 ANSWERS = {"temperature": ("small", "large"), "width": ("width", "batch"), "data": ("data", "batch")}
@@ -57,7 +58,12 @@ def test_majority_is_the_most_frequent_answer() -> None:
 
 
 def test_baseline_trees_are_gini_trees_of_depth_four_with_the_seed_of_the_draw() -> None:
-    for name in ("hyperparameter_tree", "validation_tree"):
+    for name in (
+        "hyperparameter_tree",
+        "hyperparameter_complete_tree",
+        "validation_tree",
+        "landscape_tree",
+    ):
         tree = DIAGNOSERS[name].build("temperature", 38)[-1]
         assert (tree.criterion, tree.max_depth, tree.random_state) == ("gini", 4, 38)
 
@@ -78,11 +84,8 @@ def test_boosting_without_xgboost_says_what_to_install(monkeypatch: pytest.Monke
 
 
 def test_track_is_that_of_the_features() -> None:
-    assert {name: d.track for name, d in DIAGNOSERS.items() if "validation" in name or name == "md_tree"} == {
-        "validation_tree": "single",
-        "validation_xgboost": "single",
-        "md_tree": "twin",
-    }
+    chosen = ("validation_tree", "single_checkpoint_logistic", "md_tree", "copied_label")
+    assert [DIAGNOSERS[name].track for name in chosen] == ["single", "single", "twin", "hidden"]
 
 
 def _build(task: str, seed: int) -> Any:
@@ -114,3 +117,63 @@ def test_a_users_own_diagnoser_is_registered_by_name(monkeypatch: pytest.MonkeyP
 def test_what_does_not_exist_cannot_be_asked_for(diagnoser: Diagnoser, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         register(diagnoser)
+
+
+def test_the_policy_on_nulls_is_stated_and_kept() -> None:
+    """A hole is what the median of the training side would have been there."""
+    for name, diagnoser in DIAGNOSERS.items():
+        assert diagnoser.nulls == "median of the training side"
+        X, y = _samples(diagnoser, "width")
+        holes = X.mask(np.random.RandomState(2).rand(*X.shape) < 0.2)
+        filled = holes.fillna(holes.median())
+        first, second = (
+            diagnoser.build("width", 1).fit(table, y).predict(table) for table in (holes, filled)
+        )
+        assert first.tolist() == second.tolist(), name
+
+
+def test_what_does_not_draw_answers_alike_with_any_seed() -> None:
+    for name, diagnoser in DIAGNOSERS.items():
+        if not diagnoser.seeded:
+            X, y = _samples(diagnoser, "data")
+            y = np.random.RandomState(5).permutation(y)
+            answers = [diagnoser.build("data", seed).fit(X, y).predict(X).tolist() for seed in (1, 2)]
+            assert answers[0] == answers[1], name
+
+
+def test_the_whole_board_has_every_method_on_every_set_once() -> None:
+    board = full_board()
+    names = [diagnoser.name for diagnoser in board]
+    assert len(set(names)) == len(names)
+    assert set(DIAGNOSERS) < set(names)
+    assert {f"{features}_{method}" for features in BASELINE_SETS for method in TUNED} <= set(names)
+    reads = {d.name: d.features for d in board}
+    assert reads["hyperparameter_logistic"] == "hyperparameter_complete"
+    assert reads["single_checkpoint_extra_trees"] == "single_checkpoint"
+
+
+def test_the_parameter_stump_asks_one_question_of_the_parameter_count() -> None:
+    diagnoser = DIAGNOSERS["parameter_stump"]
+    assert FEATURE_SETS[diagnoser.features].columns["width"] == ("log_para_amount",)
+    X = pd.DataFrame({"log_para_amount": [1.0, 2, 3, 4, 5, 6]})
+    answers = diagnoser.build("width", 1).fit(X, list("wwbbww")).predict(X)
+    assert answers.tolist() in (list("wwwwww"), list("bbbbww"), list("wwbbbb"))
+
+
+def test_untrained_thresholds_are_the_published_starts_whatever_they_are_shown() -> None:
+    X, y = _samples(DIAGNOSERS["md_tree_untrained"], "data")
+    tree = DIAGNOSERS["md_tree_untrained"].build("data", 1).fit(X, y[::-1])
+    assert tree.thresholds_.tolist() == [0.5, -10, 7, 7, -10, 7]
+
+
+def test_the_copied_label_is_that_of_the_same_grid_point_or_the_nearest() -> None:
+    columns = list(FEATURE_SETS["grid_point"].columns["temperature"])
+    grid = pd.DataFrame(
+        [[8.0, 9.0, batch, rate] for batch in (2.0, 3.0, 4.0) for rate in (-2.0, -1.0)], columns=columns
+    )
+    y = np.array(list("abcdef"))
+    copied = DIAGNOSERS["copied_label"].build("temperature", 1).fit(grid, y)
+    order = [3, 0, 5, 1]
+    assert copied.predict(grid.iloc[order]).tolist() == y[order].tolist()
+    near = pd.DataFrame([[8.0, 9.0, 3.9, -1.1]], columns=columns)
+    assert copied.predict(near).tolist() == ["f"]

@@ -10,9 +10,18 @@ import pyarrow as pa
 import pytest
 from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier
+from sklearn.tree import DecisionTreeClassifier
 
-from diagnose import DIAGNOSERS, Diagnoser, ZooTables, aggregate, benchmark
-from diagnose.features import FEATURE_SETS
+from diagnose import (
+    DIAGNOSERS,
+    PROTOCOLS,
+    PROTOCOLS_FROM_NOISY,
+    Diagnoser,
+    ZooTables,
+    aggregate,
+    benchmark,
+)
+from diagnose.features import FEATURE_SETS, FeatureSet
 from zoo.tables import SCHEMAS, check
 
 
@@ -31,6 +40,16 @@ class _Oracle(BaseEstimator):
     def predict(self, X: pd.DataFrame) -> list[str]:
         assert not set(X.index) & set(self.seen_)
         return ["small"] * (len(X) - (self.trouble == "short"))
+
+
+class _Stubborn(BaseEstimator):
+    """Says what no question asks for."""
+
+    def fit(self, X: pd.DataFrame, y: np.ndarray) -> _Stubborn:
+        return self
+
+    def predict(self, X: pd.DataFrame) -> list[str]:
+        return ["depth"] * len(X)
 
 
 def _diagnoser(trouble: str = "", **given: Any) -> Diagnoser:
@@ -142,3 +161,96 @@ def test_a_zoo_in_which_nothing_can_be_asked_has_no_predictions(clean_zoo: ZooTa
     predictions = benchmark({"clean": tables})
     assert predictions.empty
     assert list(predictions.columns) == SCHEMAS["predictions"].names
+
+
+def _tree() -> DecisionTreeClassifier:
+    return DecisionTreeClassifier(max_depth=3, random_state=0)
+
+
+def _counting(built: list[int], seeded: bool) -> Diagnoser:
+    def build(task: str, seed: int) -> DummyClassifier:
+        built.append(seed)
+        return DummyClassifier()
+
+    return Diagnoser("own", "none", build, tasks=("width",), seeded=seeded)
+
+
+def test_what_draws_nothing_is_run_once_for_draws_that_select_the_same(clean_zoo: ZooTables) -> None:
+    once: list[int] = []
+    each: list[int] = []
+    rows, others = (
+        benchmark({"clean": clean_zoo}, draws=3, diagnosers=[_counting(built, seeded)])
+        for built, seeded in ((once, False), (each, True))
+    )
+    pd.testing.assert_frame_equal(rows, others)
+    cells = rows.groupby(["protocol", "level", "draw"])["config_id"].agg(tuple).reset_index()
+    assert len(each) == len(cells[["draw", "config_id"]].drop_duplicates())
+    assert len(once) == cells["config_id"].nunique() < len(each)
+    assert set(rows["draw"]) == {42, 90, 38}
+
+
+def test_what_is_run_once_answers_as_if_it_were_run_each_time(noisy_zoo: ZooTables) -> None:
+    """All its splits diagnose the same configurations, having learned from others."""
+    once, each = (
+        benchmark(
+            {"noisy": noisy_zoo},
+            draws=2,
+            diagnosers=[Diagnoser("own", "validation", lambda task, seed: _tree(), seeded=seeded)],
+        )
+        for seeded in (False, True)
+    )
+    pd.testing.assert_frame_equal(once, each)
+
+
+def test_all_zoos_but_one_are_learned_from_where_there_are_three(
+    noisy_zoo: ZooTables, clean_zoo: ZooTables
+) -> None:
+    zoos = {}
+    for name, zoo in (("a", clean_zoo), ("b", clean_zoo), ("c", noisy_zoo)):
+        tables = [
+            t.assign(config_id=name + t["config_id"])
+            for t in (zoo.configs, zoo.runs, zoo.metrics, zoo.labels)
+        ]
+        zoos[name] = ZooTables(tables[0].assign(dataset=name), *tables[1:])
+    chosen = [DIAGNOSERS["validation_tree"]]
+    predictions = benchmark(zoos, draws=(42,), diagnosers=chosen)
+    left_out = predictions[predictions["protocol"] == "leave_one_data_set_out"]
+    assert set(zip(left_out["training_zoo"], left_out["zoo"], strict=True)) == {
+        ("a+b", "c"),
+        ("a+c", "b"),
+        ("b+c", "a"),
+    }
+    board = aggregate(left_out[left_out["task"] == "temperature"])
+    assert board["accuracy"].min() > 60
+    assert left_out["predicted"].notna().all()
+
+
+def test_a_feature_that_the_table_lacks_is_named(
+    clean_zoo: ZooTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = FeatureSet(
+        "own", "single", dict.fromkeys(("temperature", "width", "data"), ("train_error", "noise_scale"))
+    )
+    monkeypatch.setitem(FEATURE_SETS, "own", own)
+    diagnoser = Diagnoser("own", "own", lambda task, seed: DummyClassifier())
+    predictions = benchmark({"clean": clean_zoo}, draws=(1,), diagnosers=[diagnoser])
+    assert set(predictions["reason"]) == {
+        "ValueError: the feature table lacks ['noise_scale'], which the set 'own' reads"
+    }
+
+
+def test_an_answer_that_is_none_of_the_labels_is_kept_and_wrong(clean_zoo: ZooTables) -> None:
+    strange = Diagnoser("own", "none", lambda task, seed: _Stubborn())
+    predictions = benchmark({"clean": clean_zoo}, draws=(1,), diagnosers=[strange])
+    assert set(predictions["predicted"]) == {"depth"}
+    assert aggregate(predictions)["accuracy"].max() == 0
+
+
+def test_both_directions_run_where_they_are_asked_for(noisy_zoo: ZooTables) -> None:
+    both = PROTOCOLS | PROTOCOLS_FROM_NOISY
+    chosen = [DIAGNOSERS["majority"]]
+    predictions = benchmark({"noisy": noisy_zoo}, draws=(1,), diagnosers=chosen, protocols=both)
+    noise = noisy_zoo.configs.set_index("config_id")["label_noise"].loc[predictions["config_id"]]
+    back = predictions["protocol"].str.endswith("_from_noisy")
+    assert set(predictions["protocol"]) == set(both)
+    assert ((noise.to_numpy() == 0) == back).all()

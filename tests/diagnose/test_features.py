@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diagnose import FEATURE_SETS, ZooTables, feature_table
+from diagnose import FEATURE_SETS, ZooTables, feature_costs, feature_table
 
 Make = Callable[..., Any]
 
@@ -129,12 +129,62 @@ def test_published_sets_stand_in_the_published_order_and_hide_the_temperature() 
     hyperparameter = FEATURE_SETS["hyperparameter"].columns
     assert hyperparameter["temperature"] == ("log_data_amount", "log_para_amount")
     assert (hyperparameter["width"], hyperparameter["data"]) == (("log_data_amount",), ("log_para_amount",))
-    seen = {column for s in FEATURE_SETS.values() for columns in s.columns.values() for column in columns}
+    open_sets = [s for s in FEATURE_SETS.values() if s.track != "hidden"]
+    assert [s.name for s in FEATURE_SETS.values() if s not in open_sets] == ["grid_point"]
+    seen = {column for s in open_sets for columns in s.columns.values() for column in columns}
     assert not seen & {"log_bs", "log_batch_size", "batch_size", "learning_rate", "log_learning_rate"}
 
 
 def test_what_takes_several_runs_is_on_the_twin_track() -> None:
     twin = {"mode_connectivity", "mode_connectivity_peak", "CKA", "agreement", "l2_distance"}
-    for feature_set in FEATURE_SETS.values():
+    for feature_set in (s for s in FEATURE_SETS.values() if s.track != "hidden"):
         needs_twins = any(twin & set(columns) for columns in feature_set.columns.values())
         assert feature_set.track == ("twin" if needs_twins else "single")
+
+
+def test_a_set_says_how_many_models_it_takes_and_what_it_is_made_of() -> None:
+    models = {name: feature_set.models for name, feature_set in FEATURE_SETS.items()}
+    assert {name for name, number in models.items() if number == 2} == {
+        "landscape",
+        "landscape_parameters",
+        "all",
+    }
+    assert {name for name, number in models.items() if number == 1} == {"validation", "single_checkpoint"}
+    assert FEATURE_SETS["landscape_parameters"].sources == {
+        "train_error",
+        "mode_connectivity_peak",
+        "cka",
+        "hessian_trace",
+        "parameters",
+    }
+
+
+def _spent(run: str, other: str | None, metric: str, passes: float | None, **given: Any) -> dict[str, Any]:
+    row = {"config_id": run[0], "run_id": run, "other_run_id": other, "metric": metric, "recipe": "default"}
+    return row | {"step": 1, "split": "train", "value": 1.0, "sample_passes": passes} | given
+
+
+def test_cost_counts_shared_work_once_and_twins_altogether(frame: Make, run_row: Make) -> None:
+    """Of a: two runs at 10, their pair's curve 100 (read four times) and similarity 7; of b: one run at 40."""
+    curve = [
+        _spent("a0", "a1", metric, 100, split=split)
+        for metric in ("mode_connectivity", "mode_connectivity_peak")
+        for split in ("train", "validation")
+    ]
+    alike = [_spent("a0", "a1", metric, 7) for metric in ("cka", "agreement")]
+    alone = [_spent(run, None, "hessian_trace", n) for run, n in (("a0", 10), ("a1", 10), ("b0", 40))]
+    foreign = [_spent("a0", None, "hessian_trace", 9_000, recipe="paper"), _spent("b0", None, "cka", None)]
+    runs = frame("runs", [run_row("a", 0), run_row("a", 1), run_row("b", 0), run_row("b", 1, "diverged")])
+    costs = feature_costs(runs, frame("metrics", [*curve, *alike, *alone, *foreign]))
+    cost = {name: (row["models"], row["sample_passes"]) for name, row in costs.iterrows()}
+    assert cost["landscape"] == (1.5, (20 + 100 + 7 + 40) / 2)
+    assert cost["single_checkpoint"] == (1, 20)
+    assert cost["validation"] == (1, 0)
+    assert cost["hyperparameter"] == (0, 0)
+    assert costs["track"].to_dict() == {name: s.track for name, s in FEATURE_SETS.items()}
+
+
+def test_a_zoo_without_metrics_costs_its_models_alone(frame: Make, run_row: Make) -> None:
+    costs = feature_costs(frame("runs", [run_row("a", 0)]), frame("metrics", []))
+    assert costs["sample_passes"].tolist() == [0.0] * len(FEATURE_SETS)
+    assert costs.loc["all", "models"] == 1

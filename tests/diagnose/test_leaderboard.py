@@ -108,3 +108,32 @@ def test_a_diagnoser_that_was_not_run_at_a_level_has_an_empty_cell(predictions: 
     board = aggregate(predictions)
     text = markdown(board[~((board["diagnoser"] == "other") & (board["level"] == 2))])
     assert "| other | validation | single | 37.5 ± 17.7 |  |" in text
+
+
+def _hidden(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One more entrant, all of whose answers are right, that sees the hidden hyperparameters."""
+    rows = predictions[predictions["diagnoser"] == "tree"].assign(
+        diagnoser="copied_label", features="grid_point"
+    )
+    return pd.concat([predictions, rows.assign(track="hidden", predicted="width")])
+
+
+def test_what_sees_hidden_hyperparameters_is_never_the_best(predictions: pd.DataFrame) -> None:
+    text = markdown(aggregate(_hidden(predictions)))
+    assert "| copied_label | grid_point | hidden | 100.0 ± 0.0 | 100.0 |" in text
+    assert "| tree | validation | single | **75.0** ± 35.4 | **75.0** |" in text
+
+
+def test_the_cost_of_each_feature_set_on_the_board_is_shown(predictions: pd.DataFrame) -> None:
+    board = aggregate(_hidden(predictions))
+    lines = markdown(board).splitlines()
+    head = lines.index("| features | track | trained models | sample passes |")
+    assert lines[head + 2 : head + 5] == [
+        "| validation | single | at least 1 |  |",
+        "| grid_point | hidden | at least 0 |  |",
+        "",
+    ]
+    costs = pd.DataFrame(
+        {"track": "single", "models": 1.0, "sample_passes": 12_345.6}, index=pd.Index(["validation"])
+    )
+    assert "| validation | single | 1 | 12,346 |" in markdown(board, costs).splitlines()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
@@ -89,7 +91,7 @@ def test_published_search_finds_each_planted_threshold_while_the_others_are_held
     assert (np.abs(tree.thresholds_ - TRUE_THRESHOLDS[structure]) < 0.03 * np.array(spans)).all()
 
 
-@pytest.mark.parametrize("search", ["published", "exact"])
+@pytest.mark.parametrize("search", ["published", "exact", "posterior"])
 def test_thresholds_stay_inside_their_bounds(search: str) -> None:
     X, y = _planted("temperature", rows=300)
     bounds = [(0.6, 0.7), (-9.0, -5.0), (7.0, 8.0)]
@@ -139,10 +141,11 @@ def test_missing_values_are_medians_of_the_training_side() -> None:
     filled.loc[:100, "hessian_t"] = holes["hessian_t"].median()
     refitted, expected = clone(tree).fit(holes, y), clone(tree).fit(filled, y)
     assert refitted.thresholds_.tolist() == expected.thresholds_.tolist()
+    assert refitted.medians_.tolist() == holes[refitted.tree_.features()].median().tolist()
 
 
 @pytest.mark.parametrize("bounds", ["published", "data"])
-@pytest.mark.parametrize("search", ["published", "exact"])
+@pytest.mark.parametrize("search", ["published", "exact", "posterior"])
 def test_a_feature_that_is_missing_everywhere_leaves_the_others_to_decide(search: str, bounds: str) -> None:
     X, _ = _planted("width", rows=100)
     y = np.where(X["mode_connectivity_peak"] <= -15, "width", "batch")
@@ -152,7 +155,7 @@ def test_a_feature_that_is_missing_everywhere_leaves_the_others_to_decide(search
     assert tree.score(X.assign(train_error=np.nan), y) > 0.95
 
 
-@pytest.mark.parametrize("search", ["published", "exact"])
+@pytest.mark.parametrize("search", ["published", "exact", "posterior"])
 @pytest.mark.parametrize("only", ["small", "large"])
 def test_one_class_is_enough_to_learn_from(search: str, only: str) -> None:
     X = _features(40)
@@ -197,7 +200,7 @@ def test_text_indents_a_nested_structure_by_depth() -> None:
     ("parameters", "message"),
     [
         ({"structure": "depth"}, r"structure is 'depth'; it must be a Tree or one of \['temperature'"),
-        ({"search": "grid"}, r"search is 'grid'; it must be one of \['published', 'exact'\]"),
+        ({"search": "grid"}, r"search is 'grid'; it must be one of \['published', 'exact', 'posterior'\]"),
         ({"bounds": "wide"}, "bounds is 'wide'; it must be 'published', 'data' or a pair a threshold"),
         ({"bounds": [(0, 1)]}, "bounds has 1 entries; the structure has 3 thresholds"),
         (
@@ -227,3 +230,73 @@ def test_columns_and_labels_that_do_not_fit_are_refused() -> None:
         MDTreeClassifier().fit(X, [*y[:9], "optimal"])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         MDTreeClassifier().fit(X, y[:9])
+
+
+@pytest.mark.parametrize("search", ["published", "exact"])
+def test_a_committed_search_is_sure_of_its_answer(search: str) -> None:
+    X, y = _planted("data", rows=100)
+    tree = MDTreeClassifier(structure="data", search=search).fit(X, y)
+    shares = tree.predict_proba(X)
+    assert tree.classes_[shares.argmax(axis=1)].tolist() == tree.predict(X).tolist()
+    assert np.sort(shares, axis=1).tolist() == [[0, 1]] * 100
+
+
+def test_leaves_count_the_training_rows_that_reach_them() -> None:
+    X = pd.DataFrame({"log_para_amount": [1.0, 2.0, 3.0, 6.0, 7.0, 8.0]})
+    stump = Tree("log_para_amount", "width", "batch", start=10, bounds=(4, 4))
+    tree = MDTreeClassifier(structure=stump).fit(X, ["width", "width", "batch", "batch", "batch", "batch"])
+    assert tree.classes_.tolist() == ["batch", "width"]
+    assert tree.leaf_counts_.tolist() == [[1, 2], [3, 0]]
+    assert tree.export_text(show_counts=True).splitlines() == [
+        "|--- log_para_amount <= 4.00",
+        "|   |--- class: width (1 batch, 2 width)",
+        "|--- log_para_amount >  4.00",
+        "|   |--- class: batch (3 batch)",
+    ]
+
+
+def test_a_leaf_that_no_row_reaches_says_so() -> None:
+    tree = MDTreeClassifier(search="exact").fit(_features(30).assign(train_error=0.0), ["small"] * 30)
+    assert tree.leaf_counts_.sum() == 30
+    assert tree.export_text(show_counts=True).count("(no rows)") == 3
+
+
+def test_the_drawing_shows_every_split_and_leaf() -> None:
+    X, y = _planted("data", rows=200)
+    tree = MDTreeClassifier(structure="data", search="exact").fit(X, y)
+    ax = Figure().subplots()
+    assert tree.plot(ax, decimals=1) is ax
+    words = [text.get_text() for text in ax.texts]
+    for split, threshold in zip(tree.tree_.splits(), tree.thresholds_, strict=True):
+        low, high = split.bounds
+        assert f"{split.feature} ≤ {threshold:.1f}\nbetween {low:.1f} and {high:.1f}" in words
+    assert sum(word.startswith(("batch\n", "data\n")) for word in words) == 7
+    assert len(ax.lines) == 12
+    places = [text.get_position() for text in ax.texts]
+    assert len(set(places)) == len(places)
+
+
+def test_a_drawing_of_its_own_is_a_new_figure() -> None:
+    X, y = _planted("width", rows=50)
+    before = plt.get_fignums()
+    figure = MDTreeClassifier(structure="width").fit(X, y).plot().figure
+    assert len(plt.get_fignums()) == len(before) + 1
+    assert isinstance(figure, Figure)
+    assert plt.gcf() is figure
+    plt.close(figure)
+
+
+def test_numbers_in_text_and_infinite_ones_are_refused() -> None:
+    X, y = _planted("temperature", rows=10)
+    with pytest.raises(ValueError, match="could not convert string to float"):
+        MDTreeClassifier().fit(X.assign(hessian_t="sharp"), y)
+    with pytest.raises(ValueError, match="Input contains infinity"):
+        MDTreeClassifier().fit(X.assign(hessian_t=np.inf), y)
+
+
+def test_a_row_to_diagnose_must_have_the_columns_too() -> None:
+    X, y = _planted("temperature", rows=10)
+    tree = MDTreeClassifier().fit(X, y)
+    for ask in (tree.predict, tree.predict_proba):
+        with pytest.raises(ValueError, match=r"X lacks the columns \['train_error'\]"):
+            ask(X.drop(columns="train_error"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 
 from diagnose import STRUCTURES, Tree
 from diagnose.structures import decide, settled
@@ -64,6 +65,23 @@ def test_exact_is_never_worse_than_the_published_pass(structure: str) -> None:
         gains.append(_right(tree, columns, y, exact) - _right(tree, columns, y, published))
     assert min(gains) >= 0
     assert max(gains) > 0
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_published_pass_is_that_of_a_predictor_asked_anew_at_every_step(
+    structure: str, seed: int
+) -> None:
+    tree, columns, y = _problem(structure, 50, seed)
+    thresholds = [split.start for split in tree.splits()]
+    for place, split in enumerate(tree.splits()):
+
+        def loss(threshold: float, place: int = place) -> float:
+            trial = [*thresholds[:place], threshold, *thresholds[place + 1 :]]
+            return -_right(tree, columns, y, trial) / len(y)
+
+        thresholds[place] = float(minimize_scalar(loss, bounds=split.bounds, method="bounded").x)
+    assert published_thresholds(tree, columns, y) == thresholds
 
 
 def _stump(
