@@ -207,6 +207,7 @@ def _benchmark_zoos(folders: list[Path], store: Store, full: bool, draws: int, a
         PROTOCOLS_FROM_NOISY,
         ZooTables,
         aggregate,
+        feature_costs,
         full_board,
         markdown,
     )
@@ -231,7 +232,11 @@ def _benchmark_zoos(folders: list[Path], store: Store, full: bool, draws: int, a
     leaderboard = aggregate(predictions)
     for name, frame in (("predictions", predictions), ("leaderboard", leaderboard)):
         store.write(f"{name}.parquet", to_bytes(from_frame(name, frame)))
-    text = markdown(leaderboard)
+    costs = None
+    if len(zoos) == 1:
+        (only,) = tables.values()
+        costs = feature_costs(only.runs, only.metrics, recipes[0])
+    text = markdown(leaderboard, costs)
     store.write("leaderboard.md", text.encode())
     for (diagnoser, reason), rows in predictions.dropna(subset="reason").groupby(["diagnoser", "reason"]):
         print(f"mdzoo: {diagnoser} failed on {len(rows)} rows: {reason}", file=sys.stderr)
