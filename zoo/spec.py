@@ -21,6 +21,7 @@ A wrong spec is refused before anything runs, with the key, the value and what i
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,8 +58,9 @@ class _Rule:
             return "one of " + ", ".join(self.words)
         noun = {int: "an integer", float: "a number", str: "a text"}[self.kind]
         low = "" if self.low is None else f" of at least {self.low:g}"
-        high = f" and at most {_LARGEST}" if self.below is None else f" and below {self.below:g}"
-        return noun + low + ("" if self.kind is str else high)
+        if self.below is not None:
+            return f"{noun}{low} and below {self.below:g}"
+        return noun + low + (f" and at most {_LARGEST}" if self.kind is int else "")
 
     def accepts(self, value: Any) -> bool:
         kinds = {self.kind, int} if self.kind is float else {self.kind}
@@ -68,7 +70,7 @@ class _Rule:
             return value in self.words
         if isinstance(value, str):
             return bool(value)
-        if not -_LARGEST <= value <= _LARGEST:  # infinity and NaN are not
+        if not math.isfinite(value) or (self.kind is int and value > _LARGEST):
             return False
         return (self.low is None or value >= self.low) and (self.below is None or value < self.below)
 
