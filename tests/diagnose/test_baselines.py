@@ -85,7 +85,8 @@ def test_boosting_without_xgboost_says_what_to_install(monkeypatch: pytest.Monke
 
 def test_track_is_that_of_the_features() -> None:
     chosen = ("validation_tree", "single_checkpoint_logistic", "md_tree", "copied_label")
-    assert [DIAGNOSERS[name].track for name in chosen] == ["single", "single", "twin", "hidden"]
+    by_name = {diagnoser.name: diagnoser for diagnoser in full_board()}
+    assert [by_name[name].track for name in chosen] == ["single", "single", "twin", "hidden"]
 
 
 def _build(task: str, seed: int) -> Any:
