@@ -48,6 +48,9 @@ METRICS = (
 )
 
 
+TRACKS = ("single", "twin", "hidden")
+"""What a diagnoser may see: one checkpoint, several runs of a configuration, or the hidden hyperparameters."""
+
 SHARED_WORK = {"mode_connectivity_peak": "mode_connectivity", "agreement": "cka"}
 """Metrics that come with another at no further cost."""
 
@@ -124,7 +127,11 @@ size and learning rate are in none but `grid_point`, since the temperature is wh
 
 
 def feature_table(
-    configs: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame, recipe: str = "default"
+    configs: pd.DataFrame,
+    runs: pd.DataFrame,
+    metrics: pd.DataFrame,
+    recipe: str = "default",
+    track: str = "twin",
 ) -> pd.DataFrame:
     """All features of all configurations.
 

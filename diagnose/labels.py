@@ -6,7 +6,7 @@ configuration may stay where it is, so no room is negative (Zhou et al., "MD tre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from zoo.config import TrainConfig
-from zoo.tables import SCHEMAS
+from zoo.tables import REMEDIES, SCHEMAS
 
 AXES = ("batch_size", "learning_rate", "width", "data_amount")
 
@@ -34,12 +34,28 @@ class Question(NamedTuple):
     second_room: str
 
 
+ROOMS = {
+    "rfi_inc_temperature": ("rfi_inc_temperature",),
+    "rfi_dec_temperature": ("rfi_dec_temperature",),
+    "rfi_temperature": ("rfi_inc_temperature", "rfi_dec_temperature"),
+    "rfi_width": ("rfi_width",),
+    "rfi_data": ("rfi_data",),
+}
+"""A room of a question -> the columns of `labels` whose largest it is."""
+
 QUESTIONS = {
     "temperature": Question("small", "rfi_inc_temperature", "large", "rfi_dec_temperature"),
     "width": Question("width", "rfi_width", "batch", "rfi_temperature"),
     "data": Question("data", "rfi_data", "batch", "rfi_temperature"),
 }
 """The published questions: Q1, and the two of Q2. The label `optimal` is given where the rooms are equal."""
+
+GAINS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    **{task: {q.first: ROOMS[q.first_room], q.second: ROOMS[q.second_room]} for task, q in QUESTIONS.items()},
+    "remedy": {name: (f"near_{name}",) if name != "nothing" else () for name in REMEDIES},
+    "remedy_whole": {name: (f"rfi_{name}",) if name != "nothing" else () for name in REMEDIES},
+}
+"""For each task and answer the columns of `labels` whose largest is the gain from acting on it; none: 0."""
 
 _ROUNDING = 9  # decimals of an accuracy: equal errors, averaged in another order, stay equal
 

@@ -20,6 +20,12 @@ SCHEMA_VERSION = 1
 FAILURE_TASKS = ("temperature", "width", "data")
 """The published questions: Q1 temperature too small or too large; Q2 width, or data, against temperature."""
 
+REMEDY_TASKS = ("remedy", "remedy_whole")
+"""The whole question, what would help most: within a factor of two on each axis, or on the whole axis."""
+
+REMEDIES = ("inc_temperature", "dec_temperature", "width", "data", "labels", "nothing")
+"""Its answers."""
+
 
 class Column(NamedTuple):
     """One column: its name, Arrow type, unit and meaning."""
@@ -42,6 +48,38 @@ _PROVENANCE = (
     Column("torch_version", _text, "", "version of torch that made the row"),
     Column("device", _text, "", "device the row was computed on: cpu or a GPU's name"),
     Column("host", _text, "", "host name of the worker"),
+)
+
+_SELECTION = (
+    Column("zoo", _text, "", "zoo diagnosed, by the name in its spec"),
+    Column("training_zoo", _text, "", "zoo learned from; several are joined by +"),
+    Column("task", _text, "", "question: temperature, width, data, remedy or remedy_whole"),
+    Column("protocol", _text, "", "training/test selection"),
+    Column("level", _integer, "", "size of the training side: cells or zoos, or the limit"),
+)
+_ENTRANT = (
+    Column("diagnoser", _text, "", "name of the diagnoser"),
+    Column("features", _text, "", "feature set it reads"),
+    Column(
+        "track",
+        _text,
+        "",
+        "single (one checkpoint), twin (several runs of a configuration) or hidden (sees settings)",
+    ),
+)
+_MEASURES = (
+    Column("accuracy", _real, "percent", "correct diagnoses; null answers are wrong"),
+    Column(
+        "balanced_accuracy", _real, "percent", "mean over the true labels of the share diagnosed correctly"
+    ),
+    Column("accuracy_clear", _real, "percent", "accuracy where the label is beyond doubt; null: none is"),
+    Column("accuracy_ambiguous", _real, "percent", "accuracy where it is not; null: all are"),
+    Column("answered", _real, "percent", "configurations with an answer"),
+    Column("log_loss", _real, "nats", "minus the log probability of the true label; null: gives none"),
+    Column(
+        "calibration_error", _real, "percent", "expected calibration error over ten bins; null: gives none"
+    ),
+    Column("regret", _real, "percent", "accuracy lost by acting on the diagnosis, mean"),
 )
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -151,9 +189,17 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "labels": (
         _CONFIG_ID,
-        Column("task", _text, "", "question: temperature (Q1), width or data (Q2)"),
-        Column("label", _text, "", "failure source: small, large / width, batch / data, batch; or optimal"),
+        Column("task", _text, "", "question: temperature (Q1), width or data (Q2), remedy or remedy_whole"),
+        Column(
+            "label",
+            _text,
+            "",
+            "failure source: small, large / width, batch / data, batch / a remedy; or optimal",
+        ),
         Column("gap", _real, "percent", "distance between the two rooms for improvement that decide"),
+        Column(
+            "confidence", _real, "", "share of the resampled seeds that give this label; null for one run"
+        ),
         Column(
             "rfi_inc_temperature", _real, "percent", "room for improvement by smaller batch or larger rate"
         ),
@@ -162,46 +208,87 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ),
         Column("rfi_width", _real, "percent", "room for improvement by larger width"),
         Column("rfi_data", _real, "percent", "room for improvement by more data"),
+        Column("rfi_labels", _real, "percent", "room for improvement by cleaner labels"),
+        Column("near_inc_temperature", _real, "percent", "rfi_inc_temperature within a factor of two"),
+        Column("near_dec_temperature", _real, "percent", "rfi_dec_temperature within a factor of two"),
+        Column("near_width", _real, "percent", "rfi_width within a factor of two"),
+        Column("near_data", _real, "percent", "rfi_data within a factor of two"),
+        Column("near_labels", _real, "percent", "rfi_labels by the next cleaner labels of the grid"),
         Column("test_accuracy", _real, "percent", "mean over the runs"),
         Column("runs", _integer, "", "finished runs behind that mean"),
         Column("package_version", _text, "", "version of mdzoo that made the row"),
     ),
     "predictions": (
-        Column("zoo", _text, "", "zoo diagnosed, by the name in its spec"),
-        Column("training_zoo", _text, "", "zoo learned from; several are joined by +"),
-        Column("diagnoser", _text, "", "name of the diagnoser"),
-        Column("features", _text, "", "feature set it reads"),
-        Column(
-            "track",
-            _text,
-            "",
-            "single (one checkpoint), twin (several runs of a configuration) or hidden (sees settings)",
-        ),
-        Column("task", _text, "", "question: temperature, width or data"),
-        Column("protocol", _text, "", "training/test selection"),
-        Column("level", _integer, "", "size of the training side: cells or zoos, or the limit"),
+        *_SELECTION,
         Column("draw", _integer, "", "seed of the draw"),
+        Column("split_id", _text, "", "selection: hash of the configurations on either side"),
+        *_ENTRANT,
         Column("training_rows", _integer, "", "configurations learned from"),
         _CONFIG_ID,
         Column("label", _text, "", "true failure source"),
-        Column("predicted", _text, "", "diagnosed failure source; null where the diagnoser failed"),
-        Column("reason", _text, "", "why predicted is null"),
+        Column(
+            "predicted", _text, "", "diagnosed failure source; null where the diagnoser failed or abstained"
+        ),
+        Column("probability", _real, "", "probability it gives to that; null if it gives none"),
+        Column("label_probability", _real, "", "probability it gives to the true one; null if it gives none"),
+        Column(
+            "regret", _real, "percent", "accuracy lost by acting on it: best room less that of the answer"
+        ),
+        Column("clear", _flag, "", "whether the label is beyond doubt, see diagnose.cases"),
+        Column("reason", _text, "", "why predicted is null: abstained, or the error"),
+        Column("seconds", _real, "s", "fit and prediction of the whole selection"),
+        Column("package_version", _text, "", "version of mdzoo that made the row"),
+    ),
+    "scores": (
+        *_SELECTION,
+        Column("draw", _integer, "", "seed of the draw"),
+        Column("split_id", _text, "", "selection: hash of the configurations on either side"),
+        *_ENTRANT,
+        Column("training_rows", _integer, "", "configurations learned from"),
+        Column("test_rows", _integer, "", "configurations diagnosed"),
+        *_MEASURES,
+        Column("seconds", _real, "s", "fit and prediction"),
         Column("package_version", _text, "", "version of mdzoo that made the row"),
     ),
     "leaderboard": (
-        Column("zoo", _text, "", "zoo diagnosed, by the name in its spec"),
-        Column("training_zoo", _text, "", "zoo learned from"),
-        Column("task", _text, "", "question: temperature, width or data"),
-        Column("protocol", _text, "", "training/test selection"),
-        Column("level", _integer, "", "size of the training side: cells or zoos, or the limit"),
-        Column("diagnoser", _text, "", "name of the diagnoser"),
-        Column("features", _text, "", "feature set it reads"),
-        Column("track", _text, "", "single, twin or hidden"),
-        Column("accuracy", _real, "percent", "correct diagnoses, mean over the draws"),
+        Column(
+            "release", _text, "", "frozen benchmark whose selections these are, and their hash; null: none"
+        ),
+        *_SELECTION,
+        *_ENTRANT,
+        Column(
+            "accuracy", _real, "percent", "correct diagnoses, mean over the draws; null answers are wrong"
+        ),
+        Column("low", _real, "percent", "lower end of its 95% interval"),
+        Column("high", _real, "percent", "upper end"),
         Column("spread", _real, "percent", "standard deviation over the draws; null for one draw"),
+        Column("versus", _text, "", "diagnoser it is compared with, on the same draws and configurations"),
+        Column("difference", _real, "percent", "accuracy less that diagnoser's"),
+        Column("difference_low", _real, "percent", "lower end of its 95% interval, paired"),
+        Column("difference_high", _real, "percent", "upper end"),
+        *_MEASURES[1:],
+        Column("models", _real, "", "trained models that its features take, per configuration"),
+        Column("sample_passes", _real, "images", "cost of its features, per configuration"),
+        Column("seconds", _real, "s", "fit and prediction, mean over the draws"),
         Column("draws", _integer, "", "number of draws"),
         Column("training_rows", _real, "", "configurations learned from, mean over the draws"),
         Column("test_rows", _real, "", "configurations diagnosed, mean over the draws"),
+        Column("package_version", _text, "", "version of mdzoo that made the row"),
+    ),
+    "rankings": (
+        Column("zoo", _text, "", "zoo diagnosed; null: all"),
+        Column("task", _text, "", "question; null: all that the diagnosers answer"),
+        *_ENTRANT,
+        Column("boards", _integer, "", "selections (protocol x level) on which it is compared"),
+        Column("mean_accuracy", _real, "percent", "mean over them"),
+        Column("mean_rank", _real, "", "mean over them of its rank, 1 the best"),
+        Column(
+            "win_rate", _real, "percent", "of the pairings with another on one selection, half for a draw"
+        ),
+        Column("elo", _real, "", "Elo rating from those pairings"),
+        Column("elo_low", _real, "", "lower end of its 95% interval"),
+        Column("elo_high", _real, "", "upper end"),
+        Column("cliques", _text, "", "letters shared by those whose mean ranks do not differ significantly"),
         Column("package_version", _text, "", "version of mdzoo that made the row"),
     ),
 }
