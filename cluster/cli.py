@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
+from cluster import cli_diagnosis
 from cluster.executors import InProcessExecutor, RayExecutor
+from cluster.terminal import (
+    FAILED_RUNS,
+    INTERRUPTED,
+    WRONG_USE,
+    Json,
+    ZooFolder,
+    import_modules,
+    show,
+    stop,
+)
 from zoo import __version__, open_zoo
-from zoo.storage import Store
-
-WRONG_USE, FAILED_RUNS, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
     name="mdzoo",
@@ -37,11 +43,6 @@ app = typer.Typer(
     Exit codes: 0 done; 1 an error; 2 a wrong option or spec; 3 the zoo is built, but runs or metrics of
     it failed (a run that diverged is a result, not a failure); 130 interrupted: the same command goes on.""",
 )
-
-ZooFolder = Annotated[
-    Path, typer.Argument(help="Folder of a zoo that `mdzoo build` made.", show_default=False)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 
 
 @app.command()
@@ -76,10 +77,10 @@ def build(
     from zoo.spec import SpecError, read_spec
 
     try:
-        _import_modules(modules or [])
+        import_modules(modules or [])
         parsed = read_spec(spec)
         if dry_run:
-            _print(estimate(parsed, data_dir, stack_size), as_json)
+            show(estimate(parsed, data_dir, stack_size), as_json)
             return
         if out is None:
             raise typer.BadParameter("missing: give the folder of the zoo, or --dry-run", param_hint="--out")
@@ -100,34 +101,21 @@ def build(
                 retry_failed=retry_failed,
             )
     except (SpecError, FileNotFoundError) as error:
-        _stop(str(error), WRONG_USE)
+        stop(str(error), WRONG_USE)
     except KeyboardInterrupt:
-        _stop("interrupted; what is trained is kept, the same command goes on from there", INTERRUPTED)
+        stop("interrupted; what is trained is kept, the same command goes on from there", INTERRUPTED)
     ends = {status: summary.counts[status] for status in ("done", "diverged", "failed")}
     made = {
         name: getattr(summary, name)
         for name in ("trained", "measured", "unmeasured", "failed_metrics", "seconds")
     }
-    _print({"zoo": str(out)} | ends | made, as_json)
+    show({"zoo": str(out)} | ends | made, as_json)
     if not summary.is_whole:
         print(
             "mdzoo: some of it failed; reasons are in the tables runs and metrics, try again with --retry-failed",
             file=sys.stderr,
         )
         raise typer.Exit(FAILED_RUNS)
-
-
-def _import_modules(modules: list[str]) -> None:
-    """Import the user's modules, from the current folder too, as python itself would."""
-    if modules and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise typer.BadParameter(
-                f"{module} cannot be imported: {error}", param_hint="--import"
-            ) from error
 
 
 def _check_device(device: str) -> None:
@@ -151,96 +139,11 @@ def _executor(
 @app.command()
 def status(folder: ZooFolder, as_json: Json = False) -> None:
     """Say how far a zoo is: runs done, diverged, failed and missing."""
-    _print(open_zoo(folder).status(), as_json)
+    show(open_zoo(folder).status(), as_json)
 
 
-@app.command()
-def benchmark(
-    out: Annotated[Path, typer.Option(help="Folder of the leaderboard.", show_default=False)],
-    folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of one or more zoos.", show_default=False)
-    ] = None,
-    published: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the MD-tree authors' tables: run their experiment instead.", show_default=False
-        ),
-    ] = None,
-    full: Annotated[
-        bool,
-        typer.Option("--full", help="All tuned baselines, and from noisy labels to clean ones too: slow."),
-    ] = False,
-    draws: Annotated[
-        int, typer.Option(min=1, help="Draws a protocol; the first five are the published.")
-    ] = 5,
-    modules: Annotated[
-        list[str] | None, typer.Option("--import", help="Python module that registers diagnosers.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Let all diagnosers compete on all protocols: predictions, leaderboard.parquet, leaderboard.md."""
-    if bool(folders) == bool(published):
-        raise typer.BadParameter("give folders of zoos, or --published DIR, one of the two")
-    if published:
-        _benchmark_published(published, Store(out), as_json)
-    else:
-        _import_modules(modules or [])
-        _benchmark_zoos(folders or [], Store(out), full, draws, as_json)
-
-
-def _benchmark_published(folder: Path, store: Store, as_json: bool) -> None:
-    from diagnose.published import published_report
-
-    report = published_report(folder)
-    for name, frame in report.tables.items():
-        store.write(f"{name}.parquet", frame.to_parquet())
-    store.write("published.md", report.page.encode())
-    print(
-        f'{{"published": {report.tables["published"].to_json(orient="records")}}}' if as_json else report.page
-    )
-
-
-def _benchmark_zoos(folders: list[Path], store: Store, full: bool, draws: int, as_json: bool) -> None:
-    from diagnose import (
-        DIAGNOSERS,
-        PROTOCOLS,
-        PROTOCOLS_FROM_NOISY,
-        ZooTables,
-        aggregate,
-        feature_costs,
-        full_board,
-        markdown,
-    )
-    from diagnose import benchmark as compete
-    from zoo.tables import from_frame, to_bytes
-
-    zoos = [open_zoo(folder) for folder in folders]
-    recipes, names = sorted({zoo.metric_recipe for zoo in zoos}), [zoo.name for zoo in zoos]
-    if len(recipes) > 1:
-        _stop(f"the zoos were measured by different recipes, {recipes}; benchmark those of one recipe", 1)
-    if twice := {name for name in names if names.count(name) > 1}:
-        _stop(f"several of the zoos are named {sorted(twice)}; a name in each spec tells them apart", 1)
-    tables = {
-        zoo.name: ZooTables(*(zoo.table(name) for name in ("configs", "runs", "metrics", "labels")))
-        for zoo in zoos
-    }
-    entrants = full_board() if full else list(DIAGNOSERS.values())
-    protocols = PROTOCOLS | PROTOCOLS_FROM_NOISY if full else PROTOCOLS
-    predictions = compete(tables, recipes[0], draws, entrants, protocols)
-    if predictions.empty:
-        _stop("nothing to learn from or to diagnose: the zoos are too small, or all their labels optimal", 1)
-    leaderboard = aggregate(predictions)
-    for name, frame in (("predictions", predictions), ("leaderboard", leaderboard)):
-        store.write(f"{name}.parquet", to_bytes(from_frame(name, frame)))
-    costs = None
-    if len(zoos) == 1:
-        (only,) = tables.values()
-        costs = feature_costs(only.runs, only.metrics, recipes[0])
-    text = markdown(leaderboard, costs)
-    store.write("leaderboard.md", text.encode())
-    for (diagnoser, reason), rows in predictions.dropna(subset="reason").groupby(["diagnoser", "reason"]):
-        print(f"mdzoo: {diagnoser} failed on {len(rows)} rows: {reason}", file=sys.stderr)
-    print(f'{{"leaderboard": {leaderboard.to_json(orient="records")}}}' if as_json else text)
+app.command()(cli_diagnosis.benchmark)
+app.command()(cli_diagnosis.score)
 
 
 @app.command()
@@ -257,7 +160,7 @@ def plot(
     zoo = open_zoo(folder)
     configs, runs, metrics = (zoo.table(name) for name in ("configs", "runs", "metrics"))
     files = phase_plots(configs, runs, metrics, out or folder / "plots", zoo.metric_recipe)
-    _print({"plots": [str(file) for file in files]}, as_json)
+    show({"plots": [str(file) for file in files]}, as_json)
 
 
 def _version(wanted: bool) -> None:
@@ -273,27 +176,6 @@ def _program(
     ] = False,
 ) -> None:
     pass
-
-
-def _print(facts: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(facts))
-        return
-    for name, value in facts.items():
-        print(f"{name.replace('_', ' ')}: {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
-    if isinstance(value, list):
-        return "".join(f"\n  {item}" for item in value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    print(f"mdzoo: {message}", file=sys.stderr)
-    raise typer.Exit(code)
 
 
 def main() -> None:

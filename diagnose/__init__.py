@@ -4,30 +4,39 @@ Tables in, tables out; nothing here imports torch or ray.
 """
 
 from diagnose.baselines import DIAGNOSERS, Diagnoser, full_board, register
-from diagnose.evaluate import ZooTables, benchmark
+from diagnose.boards import BOTH_DIRECTIONS, PUBLISHED_PROTOCOLS, ZOO_PROTOCOLS, Board, boards
+from diagnose.cases import Cases, ZooTables, cases_of
+from diagnose.evaluate import answers, benchmark
 from diagnose.features import FEATURE_SETS, FeatureSet, feature_costs, feature_table
 from diagnose.labels import label
 from diagnose.leaderboard import aggregate, markdown
 from diagnose.md_tree import MDTreeClassifier
 from diagnose.protocols import (
     PROTOCOLS,
+    PROTOCOLS_ALL,
     PROTOCOLS_FROM_NOISY,
     Split,
-    answered,
     leave_one_data_set_out,
     limited,
     random_cells,
     seeds_of,
     transfer,
 )
+from diagnose.published_cases import published_cases
 from diagnose.structures import STRUCTURES, Tree
 
 __all__ = [
+    "BOTH_DIRECTIONS",
     "DIAGNOSERS",
     "FEATURE_SETS",
     "PROTOCOLS",
+    "PROTOCOLS_ALL",
     "PROTOCOLS_FROM_NOISY",
+    "PUBLISHED_PROTOCOLS",
     "STRUCTURES",
+    "ZOO_PROTOCOLS",
+    "Board",
+    "Cases",
     "Diagnoser",
     "FeatureSet",
     "MDTreeClassifier",
@@ -35,8 +44,10 @@ __all__ = [
     "Tree",
     "ZooTables",
     "aggregate",
-    "answered",
+    "answers",
     "benchmark",
+    "boards",
+    "cases_of",
     "feature_costs",
     "feature_table",
     "full_board",
@@ -44,6 +55,7 @@ __all__ = [
     "leave_one_data_set_out",
     "limited",
     "markdown",
+    "published_cases",
     "random_cells",
     "register",
     "seeds_of",

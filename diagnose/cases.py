@@ -58,41 +58,44 @@ class Cases:
         return np.asarray(gains.max(axis=1).to_numpy() - np.where(places >= 0, gained, 0.0))
 
 
-def cases_of(
-    configs: pd.DataFrame,
-    runs: pd.DataFrame,
-    metrics: pd.DataFrame,
-    labels: pd.DataFrame,
-    recipe: str = "default",
-) -> Cases:
-    """The cases of a zoo, from its tables of the same names.
+@dataclass(frozen=True, eq=False)
+class ZooTables:
+    """What diagnosis reads of a zoo: its tables of the same names."""
+
+    configs: pd.DataFrame
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    labels: pd.DataFrame
+
+
+def cases_of(tables: ZooTables, recipe: str = "default") -> Cases:
+    """The cases of a zoo, from its tables.
 
     Configurations whose label is `optimal` are no cases, as published; the answer `nothing` of the remedy
     tasks is an answer.
 
     Args:
-        configs: Rows of the table `configs`.
-        runs: Rows of the table `runs`.
-        metrics: Rows of the table `metrics`.
-        labels: Rows of the table `labels`.
+        tables: Of a built zoo.
         recipe: Metric recipe that the features read.
 
     Raises:
         ValueError: If there are metrics, but none of that recipe.
     """
-    features = {track: feature_table(configs, runs, metrics, recipe, track) for track in TRACKS}
+    read = tables.configs, tables.runs, tables.metrics, recipe
+    features = {track: feature_table(*read, track) for track in TRACKS}
+    settings = tables.configs.set_index("config_id")[list(SETTINGS)]
+    return Cases(settings, features, *answers_and_gains(tables.labels))
+
+
+def answers_and_gains(labels: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """The attributes `answers` and `gains` of `Cases`, from rows of the table `labels`."""
     answers, gains = {}, {}
     for task, rooms in GAINS.items():
         rows = labels[(labels["task"] == task) & (labels["label"] != "optimal")].set_index("config_id")
         answers[task] = rows[["label"]].assign(clear=is_clear(rows["confidence"], rows["gap"]))
-        gains[task] = pd.DataFrame(
-            {
-                answer: rows[list(columns)].max(axis=1) if columns else 0.0
-                for answer, columns in rooms.items()
-            },
-            index=rows.index,
-        )
-    return Cases(configs.set_index("config_id")[list(SETTINGS)], features, answers, gains)
+        gained = {name: rows[list(r)].max(axis=1) if r else 0.0 for name, r in rooms.items()}
+        gains[task] = pd.DataFrame(gained, index=rows.index)
+    return answers, gains
 
 
 def is_clear(confidence: pd.Series, gap: pd.Series) -> pd.Series:

@@ -1,140 +1,220 @@
-"""Diagnosers on protocols: every configuration of every test side, diagnosed."""
+"""Diagnosers on boards: every configuration of every test side, diagnosed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+import time
+from collections.abc import Container, Iterable, Mapping, Sequence
 from importlib.metadata import version
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from diagnose.baselines import DIAGNOSERS, Diagnoser
-from diagnose.features import FEATURE_SETS, feature_table
-from diagnose.protocols import (
-    PROTOCOLS,
-    PUBLISHED_DRAWS,
-    Protocol,
-    Split,
-    answered,
-    leave_one_data_set_out,
-    seeds_of,
-    transfer,
-)
-from zoo.tables import FAILURE_TASKS, SCHEMAS
+from diagnose.boards import ZOO_PROTOCOLS, Board, Protocols, boards
+from diagnose.cases import Cases
+from diagnose.features import FEATURE_SETS
+from diagnose.protocols import PUBLISHED_DRAWS, Split, seeds_of
+from zoo.tables import SCHEMAS, from_frame
 
-
-@dataclass(frozen=True, eq=False)
-class ZooTables:
-    """What diagnosis reads of a zoo: its tables of the same names."""
-
-    configs: pd.DataFrame
-    runs: pd.DataFrame
-    metrics: pd.DataFrame
-    labels: pd.DataFrame
+ABSTAINED = "abstained"
+"""The reason of a row that a diagnoser chose not to answer, by predicting None."""
 
 
 def benchmark(
-    zoos: Mapping[str, ZooTables],
-    recipe: str = "default",
+    zoos: Mapping[str, Cases],
     draws: int | Sequence[int] = PUBLISHED_DRAWS,
     diagnosers: Iterable[Diagnoser] | None = None,
-    protocols: Mapping[str, Protocol] = PROTOCOLS,
+    protocols: Sequence[Protocols] = (ZOO_PROTOCOLS,),
 ) -> pd.DataFrame:
-    """Run every diagnoser on every protocol of each zoo, on the transfer between any two, and on what is left out.
-
-    A diagnoser that raises gets rows without a prediction and the reason, and stops no other. One that draws
-    nothing is run once where draws select the same configurations.
+    """Run every diagnoser on every board of some zoos, in memory; `diagnose.arena` does it on storage.
 
     Args:
-        zoos: Tables by the zoo's name.
-        recipe: Metric recipe that the features read.
+        zoos: Cases by the zoo's name.
         draws: How many draws, or their seeds (see `seeds_of`).
         diagnosers: Which to run; None runs all that are registered.
-        protocols: Those within each zoo, by name. For both directions between clean and noisy labels give
-            `PROTOCOLS | PROTOCOLS_FROM_NOISY`.
+        protocols: Those within each zoo, see `diagnose.boards`.
 
     Returns:
-        Rows of the table `predictions`; the name of a training zoo that is several is theirs joined by `+`.
+        Rows of the table `predictions`.
 
     Raises:
-        ValueError: If a zoo has metrics, but none of that recipe, or there are no draws.
+        ValueError: If there are no draws.
     """
     entrants = list(DIAGNOSERS.values() if diagnosers is None else diagnosers)
-    seeds = seeds_of(draws)
-    features = {name: feature_table(z.configs, z.runs, z.metrics, recipe) for name, z in zoos.items()}
-    parts: list[pd.DataFrame] = []
-    for task in FAILURE_TASKS:
-        rows = {name: answered(zoo.configs, zoo.labels, task) for name, zoo in zoos.items()}
-        samples = {name: rows[name][["label"]].join(features[name]) for name in zoos}
-        said: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for learned, diagnosed, split in _splits(rows, seeds, protocols):
-            pool = pd.concat([samples[name] for name in learned])
-            training = pool[~pool.index.duplicated()].loc[split.training]
-            test = samples[diagnosed].loc[split.test]
-            where = {"zoo": diagnosed, "training_zoo": "+".join(learned), "task": task}
-            for diagnoser in entrants:
-                if task not in diagnoser.tasks:
-                    continue
-                seed = split.draw if diagnoser.seeded else None
-                key = (diagnoser.name, learned, diagnosed, tuple(split.training), tuple(split.test), seed)
-                if key not in said:
-                    said[key] = _diagnose(diagnoser, task, split.draw, training, test)
-                parts.append(pd.DataFrame(where | _described(diagnoser, split) | said[key]))
-    columns = SCHEMAS["predictions"].names
-    predictions = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    return predictions.assign(package_version=version("mdzoo"))[columns]
+    return in_memory(
+        [
+            expanded(answers(diagnoser, board, zoos), board)
+            for board in boards(zoos, seeds_of(draws), protocols)
+            for diagnoser in entrants
+            if board.task in diagnoser.tasks
+        ]
+    )
 
 
-def _splits(
-    rows: Mapping[str, pd.DataFrame], seeds: Sequence[int], protocols: Mapping[str, Protocol]
-) -> Iterator[tuple[tuple[str, ...], str, Split]]:
-    """(zoos learned from, zoo diagnosed, split) of all protocols."""
-    for name, own in rows.items():
-        for protocol in protocols.values():
-            for split in protocol(own, seeds):
-                yield (name,), name, split
-    for learned, diagnosed in permutations(rows, 2):
-        for split in transfer(rows[learned], rows[diagnosed], seeds):
-            yield (learned,), diagnosed, split
-    yield from leave_one_data_set_out(rows, seeds)
+Cell = tuple[str, int | None]
+"""A selection and its draw; the draw of a diagnoser that draws nothing is None: it answers for all."""
+
+
+def cells_of(board: Board, diagnoser: Diagnoser) -> frozenset[Cell]:
+    """What a diagnoser has to answer on a board."""
+    return frozenset((split.split_id, split.draw if diagnoser.seeded else None) for split in board.splits)
+
+
+def cells_in(predictions: pa.Table) -> frozenset[Cell]:
+    """What some predictions answer."""
+    distinct = predictions.select(["split_id", "draw"]).group_by(["split_id", "draw"]).aggregate([])
+    return frozenset(zip(distinct["split_id"].to_pylist(), distinct["draw"].to_pylist(), strict=True))
+
+
+def answers(
+    diagnoser: Diagnoser, board: Board, zoos: Mapping[str, Cases], known: Container[Cell] = frozenset()
+) -> pa.Table:
+    """What a diagnoser says on the selections of a board.
+
+    A diagnoser that raises gets rows without a prediction and the reason, and stops no other. One that draws
+    nothing answers once where draws select the same, and its draw is null.
+
+    Args:
+        diagnoser: Who is asked.
+        board: What is asked.
+        zoos: Cases by the zoo's name.
+        known: What it need not be asked.
+
+    Returns:
+        A table `predictions`, in the order of the board's selections.
+    """
+    learned = [zoos[name] for name in board.learned]
+    pool = _once([cases.sample(board.task, diagnoser.track) for cases in learned])
+    gains = _once([cases.gains[board.task] for cases in learned])
+    own = zoos[board.zoo]
+    tests, clear = own.sample(board.task, diagnoser.track), own.answers[board.task]["clear"]
+    parts, done = [], set()
+    for split in board.splits:
+        cell = (split.split_id, split.draw if diagnoser.seeded else None)
+        if cell in known or cell in done:
+            continue
+        done.add(cell)
+        sides = pool.loc[split.training], tests.loc[split.test], gains.loc[split.training]
+        said = _diagnose(diagnoser, board.task, split.draw, *sides)
+        judged = {
+            "regret": own.regret(board.task, split.test, said["predicted"]),
+            "clear": clear.loc[split.test].to_numpy(),
+        }
+        rows = pd.DataFrame(_described(diagnoser, board, split) | said | judged)
+        parts.append(from_frame("predictions", rows))
+    return pa.concat_tables(parts) if parts else SCHEMAS["predictions"].empty_table()
+
+
+def _once(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of all frames; of a configuration that several hold, the first."""
+    whole = pd.concat(frames)
+    return whole[~whole.index.duplicated()]
+
+
+def expanded(predictions: pa.Table, board: Board) -> pa.Table:
+    """The predictions of a board's selections, once for each draw that makes them; no draw is null."""
+    places = predictions["split_id"].to_pandas().groupby(predictions["split_id"].to_pandas()).indices
+    draws = predictions["draw"].to_pandas().to_numpy(dtype=float)
+    taken = []
+    for split in board.splits:
+        own = places.get(split.split_id, np.empty(0, dtype=np.int64))
+        taken.append(own[np.isnan(draws[own]) | (draws[own] == split.draw)])
+    drawn = np.repeat([split.draw for split in board.splits], [len(own) for own in taken])
+    rows = predictions.take(np.concatenate(taken))
+    return rows.set_column(rows.schema.get_field_index("draw"), "draw", pa.array(drawn, type=pa.int64()))
+
+
+def in_memory(tables: Sequence[pa.Table]) -> pd.DataFrame:
+    """Tables of predictions as one frame; its texts are categorical, since all but `config_id` repeat themselves."""
+    if not tables:
+        return SCHEMAS["predictions"].empty_table().to_pandas()
+    return pa.concat_tables(tables).to_pandas(strings_to_categorical=True)
 
 
 def _diagnose(
-    diagnoser: Diagnoser, task: str, draw: int, training: pd.DataFrame, test: pd.DataFrame
+    diagnoser: Diagnoser,
+    task: str,
+    draw: int,
+    training: pd.DataFrame,
+    test: pd.DataFrame,
+    gains: pd.DataFrame,
 ) -> dict[str, Any]:
     """What the diagnoser says of each test row, or why it could not."""
     columns = list(FEATURE_SETS[diagnoser.features].columns[task])
+    labels, begun = test["label"].to_numpy(dtype=object), time.perf_counter()
+    nothing = np.full(len(test), np.nan)
     try:
         if missing := [name for name in columns if name not in training.columns]:
             raise ValueError(f"the feature table lacks {missing}, which the set {diagnoser.features!r} reads")
-        fitted = diagnoser.build(task, draw).fit(training[columns], training["label"].to_numpy())
-        said = np.asarray(fitted.predict(test[columns]), dtype=object)
-        if said.shape != (len(test),):
-            raise ValueError(f"predict gave the shape {said.shape}; it must give ({len(test)},)")
-        predicted: list[str | None] = [str(answer) for answer in said]
-        reason = None
+        fitted = _fitted(diagnoser.build(task, draw), training[columns], training["label"], gains)
+        predicted = np.asarray(fitted.predict(test[columns]), dtype=object)
+        if predicted.shape != (len(test),):
+            raise ValueError(f"predict gave the shape {predicted.shape}; it must give ({len(test)},)")
+        probability, label_probability = _probabilities(fitted, test[columns], predicted, labels)
+        silent = pd.isna(predicted)
+        predicted = np.where(silent, None, predicted.astype(str)).astype(object)
+        reason: Any = np.where(silent, ABSTAINED, None)
     except Exception as error:  # a stranger's method may raise anything; its row says what
-        predicted = [None] * len(test)
+        predicted = np.full(len(test), None, dtype=object)
+        probability = label_probability = nothing
         reason = f"{type(error).__name__}: {error}"
     return {
         "config_id": test.index,
-        "label": test["label"].array,
+        "label": labels,
         "predicted": predicted,
+        "probability": probability,
+        "label_probability": label_probability,
         "reason": reason,
+        "seconds": time.perf_counter() - begun,
     }
 
 
-def _described(diagnoser: Diagnoser, split: Split) -> dict[str, Any]:
-    """The columns that all rows of a diagnoser on a split share."""
+def _fitted(model: Any, X: pd.DataFrame, y: pd.Series, gains: pd.DataFrame) -> Any:
+    """The model, fitted; one whose `fit` asks for them sees the gains of its training side too."""
+    wants = "gains" in inspect.signature(model.fit).parameters
+    return model.fit(X, y.to_numpy(), **({"gains": gains} if wants else {}))
+
+
+def _probabilities(
+    fitted: Any, X: pd.DataFrame, predicted: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probability it gives to its answer and to the true label; NaN if it gives none.
+
+    A label that it has never heard of has the probability 0; an abstention has that of the likeliest answer.
+    """
+    nothing = np.full(len(labels), np.nan)
+    if not hasattr(fitted, "predict_proba"):
+        return nothing, nothing
+    shares = np.asarray(fitted.predict_proba(X), dtype=float)
+    classes = pd.Index(np.asarray(fitted.classes_, dtype=object))
+    if shares.shape != (len(labels), len(classes)):
+        raise ValueError(
+            f"predict_proba gave the shape {shares.shape}; it must give ({len(labels)}, {len(classes)})"
+        )
+
+    def of(answers: np.ndarray) -> np.ndarray:
+        places = classes.get_indexer(pd.Index(answers, dtype=object))
+        return np.where(places >= 0, shares[np.arange(len(shares)), places], 0.0)
+
+    return np.where(pd.isna(predicted), shares.max(axis=1), of(predicted)), of(labels)
+
+
+def _described(diagnoser: Diagnoser, board: Board, split: Split) -> dict[str, Any]:
+    """The columns that all rows of a diagnoser on a selection share."""
     return {
+        "zoo": board.zoo,
+        "training_zoo": board.training_zoo,
+        "task": board.task,
+        "protocol": board.protocol,
+        "level": split.level,
+        "draw": split.draw if diagnoser.seeded else None,
+        "split_id": split.split_id,
         "diagnoser": diagnoser.name,
         "features": diagnoser.features,
         "track": diagnoser.track,
-        "protocol": split.protocol,
-        "level": split.level,
-        "draw": split.draw,
         "training_rows": len(split.training),
+        "package_version": version("mdzoo"),
     }

@@ -2,18 +2,22 @@
 
 It learns from configurations with clean labels. It diagnoses those with label noise, if the zoo has any (the
 published transfer between data sets), and otherwise the clean ones left out. A protocol `..._from_noisy` is
-the other direction: it learns from configurations with label noise and diagnoses the clean ones. Rows whose
-answer is `optimal` are dropped before anything is drawn, as published.
+the other direction: it learns from configurations with label noise and diagnoses the clean ones. One that is
+called `..._all` learns from both and diagnoses what is left out of both: whether cleaner labels would help most
+can be learned in no other way. Rows whose answer is `optimal` are dropped before anything is drawn, as
+published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
+
+from zoo.config import content_id
 
 PUBLISHED_DRAWS = (42, 90, 38, 18, 72)
 """Seeds of the published draws (Zhou et al., ICML 2024, as in the authors' code)."""
@@ -23,7 +27,7 @@ FIRST_OTHER_DRAW = 100
 
 CELL = ("data_amount", "width")
 
-SUFFIXES = {"clean": "", "noisy": "_from_noisy"}
+SUFFIXES = {"clean": "", "noisy": "_from_noisy", "all": "_all"}
 """What is learned from -> how the names of such protocols end."""
 
 
@@ -66,23 +70,11 @@ class Split:
     training: pd.Index
     test: pd.Index
 
-
-def answered(configs: pd.DataFrame, labels: pd.DataFrame, task: str) -> pd.DataFrame:
-    """The configurations whose answer to a task is not `optimal`.
-
-    Args:
-        configs: Rows of the table `configs`.
-        labels: Rows of the table `labels`.
-        task: One of `FAILURE_TASKS`.
-
-    Returns:
-        Columns data_amount, width, label_noise, dataset and label, indexed by `config_id`.
-    """
-    answers = labels[(labels["task"] == task) & (labels["label"] != "optimal")].set_index("config_id")[
-        "label"
-    ]
-    settings = configs.set_index("config_id")[[*CELL, "label_noise", "dataset"]]
-    return settings.join(answers, how="inner")
+    @cached_property
+    def split_id(self) -> str:
+        """Hash of the configurations on either side: equal for draws that select the same."""
+        sides = ["\n".join(sorted(map(str, side))) for side in (self.training, self.test)]
+        return content_id("\n\n".join(sides).encode(), 16)
 
 
 def random_cells(
@@ -98,11 +90,11 @@ def random_cells(
     that hold rows to learn from, data amounts in the outer loop and widths in the inner, both ascending.
 
     Args:
-        rows: From `answered`.
+        rows: From `Cases.rows`.
         draws: Seeds.
         levels: Numbers of cells; None takes 1, 2, 4, ... up to all.
         axes: What makes a cell; the published variants draw by `("data_amount",)` or `("width",)` alone.
-        learn_from: `clean` or `noisy`: which label noise is learned from; the other is diagnosed.
+        learn_from: `clean` or `noisy`: which label noise is learned from, the other is diagnosed; or `all`.
 
     Raises:
         ValueError: If a level is below 1 or exceeds the number of cells.
@@ -134,11 +126,11 @@ def limited(
     """Learn from the small end of an axis: all configurations at or below a limit.
 
     Args:
-        rows: From `answered`.
+        rows: From `Cases.rows`.
         axis: `data_amount` or `width`.
         draws: Seeds of the diagnosers; the selection is the same for all.
         levels: Limits; None takes every value of the axis.
-        learn_from: `clean` or `noisy`: which label noise is learned from; the other is diagnosed.
+        learn_from: `clean` or `noisy`: which label noise is learned from, the other is diagnosed; or `all`.
 
     Raises:
         ValueError: If a limit leaves nothing to learn from.
@@ -155,20 +147,25 @@ def limited(
 
 
 def transfer(
-    training: pd.DataFrame, test: pd.DataFrame, draws: Sequence[int] = PUBLISHED_DRAWS
+    training: pd.DataFrame,
+    test: pd.DataFrame,
+    draws: Sequence[int] = PUBLISHED_DRAWS,
+    learn_from: str = "clean",
 ) -> Iterator[Split]:
-    """Learn from all clean configurations of one zoo and diagnose all of another.
+    """Learn from all configurations of one zoo, by default the clean ones, and diagnose all of another.
 
     Args:
-        training: From `answered` of the zoo to learn from.
-        test: From `answered` of the other; a configuration that both zoos hold is not diagnosed.
+        training: From `Cases.rows` of the zoo to learn from.
+        test: From `Cases.rows` of the other; a configuration that both zoos hold is not diagnosed.
         draws: Seeds of the diagnosers; the selection is the same for all.
+        learn_from: `clean`, `noisy` or `all`.
     """
-    clean = _source(training, "clean")
-    others = test.index.difference(clean.index, sort=False)
+    learned = _source(training, learn_from)
+    others = test.index.difference(learned.index, sort=False)
     for draw in draws:
-        if len(clean) and len(others):
-            yield Split("transfer", len(clean[list(CELL)].drop_duplicates()), draw, clean.index, others)
+        if len(learned) and len(others):
+            level = len(learned[list(CELL)].drop_duplicates())
+            yield Split(f"transfer{SUFFIXES[learn_from]}", level, draw, learned.index, others)
 
 
 def _limited_by(axis: str, rows: pd.DataFrame, draws: Sequence[int], learn_from: str) -> Iterator[Split]:
@@ -176,15 +173,16 @@ def _limited_by(axis: str, rows: pd.DataFrame, draws: Sequence[int], learn_from:
 
 
 def leave_one_data_set_out(
-    zoos: Mapping[str, pd.DataFrame], draws: Sequence[int] = PUBLISHED_DRAWS
+    zoos: Mapping[str, pd.DataFrame], draws: Sequence[int] = PUBLISHED_DRAWS, learn_from: str = "clean"
 ) -> Iterator[tuple[tuple[str, ...], str, Split]]:
-    """Learn from the clean configurations of all zoos on other data sets, and diagnose one zoo.
+    """Learn from the configurations of all zoos on other data sets, and diagnose one zoo.
 
     Where that is a single zoo it is `transfer`, and left out here.
 
     Args:
-        zoos: From `answered`, by the zoo's name.
+        zoos: From `Cases.rows`, by the zoo's name.
         draws: Seeds of the diagnosers; the selection is the same for all.
+        learn_from: `clean`, `noisy` or `all`.
 
     Yields:
         Names of the zoos learned from, name of the one diagnosed, and the split; its level is the number of
@@ -192,7 +190,7 @@ def leave_one_data_set_out(
     """
     for name, rows in zoos.items():
         others = {
-            other: _source(theirs, "clean")
+            other: _source(theirs, learn_from)
             for other, theirs in zoos.items()
             if not set(theirs["dataset"]) & set(rows["dataset"])
         }
@@ -200,8 +198,9 @@ def leave_one_data_set_out(
         if len(others) < 2 or rows.empty:
             continue
         learned = pd.concat(list(others.values())).index.unique()
+        protocol = f"leave_one_data_set_out{SUFFIXES[learn_from]}"
         for draw in draws:
-            yield tuple(others), name, Split("leave_one_data_set_out", len(others), draw, learned, rows.index)
+            yield tuple(others), name, Split(protocol, len(others), draw, learned, rows.index)
 
 
 Protocol = Callable[[pd.DataFrame, Sequence[int]], Iterator[Split]]
@@ -224,11 +223,16 @@ PROTOCOLS: dict[str, Protocol] = _protocols("clean")
 PROTOCOLS_FROM_NOISY: dict[str, Protocol] = _protocols("noisy")
 """The same in the other direction: from configurations with label noise to the clean ones."""
 
+PROTOCOLS_ALL: dict[str, Protocol] = _protocols("all")
+"""The same from all configurations of the cells drawn, or within the limit, to all others."""
+
 
 def _source(rows: pd.DataFrame, learn_from: str) -> pd.DataFrame:
     """The rows that may be learned from."""
     if learn_from not in SUFFIXES:
-        raise ValueError(f"learn_from is {learn_from!r}; it must be 'clean' or 'noisy'")
+        raise ValueError(f"learn_from is {learn_from!r}; it must be one of {list(SUFFIXES)}")
+    if learn_from == "all":
+        return rows
     return rows[(rows["label_noise"] == 0) == (learn_from == "clean")]
 
 
@@ -237,7 +241,7 @@ def _split(
 ) -> Iterator[Split]:
     """The split, unless one of its sides is empty."""
     source = rows.index.isin(_source(rows, learn_from).index)
-    test = ~learned if source.all() and learn_from == "clean" else ~source
+    test = ~learned if source.all() and learn_from != "noisy" else ~source
     if (source & learned).any() and test.any():
         yield Split(
             protocol + SUFFIXES[learn_from], level, draw, rows.index[source & learned], rows.index[test]

@@ -218,9 +218,16 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("runs", _integer, "", "finished runs behind that mean"),
         Column("package_version", _text, "", "version of mdzoo that made the row"),
     ),
+    "splits": (
+        *_SELECTION,
+        Column("draws", pa.list_(_integer), "", "seeds of the draws that make it"),
+        Column("split_id", _text, "", "selection: hash of the configurations on either side"),
+        Column("training", pa.list_(_text), "", "config_id of the configurations learned from"),
+        Column("test", pa.list_(_text), "", "config_id of those diagnosed"),
+    ),
     "predictions": (
         *_SELECTION,
-        Column("draw", _integer, "", "seed of the draw"),
+        Column("draw", _integer, "", "seed of the draw; null: of every draw that makes the selection"),
         Column("split_id", _text, "", "selection: hash of the configurations on either side"),
         *_ENTRANT,
         Column("training_rows", _integer, "", "configurations learned from"),

@@ -1,0 +1,189 @@
+"""The verbs of the program `mdzoo` that let diagnosers compete: `benchmark` and `score`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from tqdm import tqdm
+
+from cluster.terminal import WRONG_USE, Json, import_modules, stop
+from zoo import open_zoo
+from zoo.storage import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from diagnose.boards import Board
+    from diagnose.cases import Cases
+    from diagnose.competition import Standings
+    from diagnose.releases import Release
+
+    Zoos = tuple[Mapping[str, Cases], Mapping[str, pd.DataFrame]]
+
+DRAWS = 50
+
+
+def benchmark(
+    out: Annotated[Path, typer.Option(help="Folder of the leaderboard.", show_default=False)],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of one or more zoos.", show_default=False)
+    ] = None,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the MD-tree authors' tables: run their experiment; with --full the leaderboard too.",
+            show_default=False,
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="All tuned baselines, and from noisy labels to clean ones too: slow."),
+    ] = False,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Draws a protocol; the first five are the published.")
+    ] = DRAWS,
+    entrants: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--diagnoser",
+            help="A scikit-learn classifier that competes too: package.module:Class, or "
+            "package.module:Class@FEATURES with the name of a feature set.",
+        ),
+    ] = None,
+    modules: Annotated[
+        list[str] | None, typer.Option("--import", help="Python module that registers diagnosers.")
+    ] = None,
+    release: Annotated[
+        Path | None, typer.Option(help="Frozen benchmark: refuse other selections than its.")
+    ] = None,
+    freeze: Annotated[
+        str | None, typer.Option(help="Freeze the selections under this name, as OUT/release.json.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let all diagnosers compete on all protocols. Run again, it asks only what is not known yet."""
+    if bool(folders) == bool(published):
+        raise typer.BadParameter("give folders of zoos, or --published DIR, one of the two")
+    import_modules(modules or [])
+    store = Store(out)
+    if published:
+        page = _published_experiment(published, store)
+        if not full:
+            print(page)
+            return
+    from diagnose.entrants import installed_entrants, load_entrant
+
+    from diagnose.baselines import entrants_of
+    from diagnose.boards import boards, protocols_of
+    from diagnose.competition import compete
+    from diagnose.protocols import seeds_of
+
+    zoos, costs = _authors_zoo(published) if published else _opened(folders or [])
+    bounds = "published" if published else "data"
+    own = [load_entrant(text) for text in entrants or []]
+    diagnosers = [*entrants_of(bounds, full), *installed_entrants(), *own]
+    if twice := sorted({d.name for d in diagnosers if [e.name for e in diagnosers].count(d.name) > 1}):
+        stop(f"several diagnosers are named {twice}; choose other names", WRONG_USE)
+    competed = list(boards(zoos, seeds_of(draws), protocols_of(bool(published), both=full)))
+    if not competed:
+        stop("nothing to learn from or to diagnose: the zoos are too small, or all their labels optimal", 1)
+    releases = _releases(competed, release, freeze, store)
+    begun = time.monotonic()
+    with tqdm(unit="board", disable=None) as bar:
+
+        def progress(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        standings = compete(
+            store, zoos, competed, diagnosers, costs, releases, jobs or len(os.sched_getaffinity(0)), progress
+        )
+    _print_standings(standings, as_json)
+    print(f"mdzoo: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+
+
+def score(
+    file: Annotated[
+        Path, typer.Argument(help="Predictions of a method, Parquet or CSV.", show_default=False)
+    ],
+    benchmark: Annotated[
+        Path, typer.Option(help="Folder that `mdzoo benchmark --out` made.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Judge predictions that were made elsewhere, and put them on the leaderboard of a benchmark."""
+    from diagnose.competition import judge
+    from diagnose.exchange import reopen
+    from diagnose.submissions import enter, read_submission
+
+    store = Store(benchmark)
+    found = reopen(store)
+    names = enter(store, found, read_submission(file))
+    print(f"mdzoo: entered {', '.join(names)}", file=sys.stderr)
+    _print_standings(judge(store, found), as_json)
+
+
+def _published_experiment(folder: Path, store: Store) -> str:
+    """Run the published experiment, write it, and give its page."""
+    from diagnose.published import published_report
+
+    report = published_report(folder)
+    for name, frame in report.tables.items():
+        store.write(f"{name}.parquet", frame.to_parquet())
+    store.write("published.md", report.page.encode())
+    return report.page
+
+
+def _authors_zoo(folder: Path) -> Zoos:
+    """The authors' tables as a zoo; what their features cost is not known."""
+    from diagnose.published_cases import ZOO, published_cases
+
+    return {ZOO: published_cases(folder)}, {}
+
+
+def _opened(folders: list[Path]) -> Zoos:
+    """The cases of built zoos, and what their features cost."""
+    from diagnose import ZooTables, cases_of, feature_costs
+
+    zoos = [open_zoo(folder) for folder in folders]
+    recipes, names = sorted({zoo.metric_recipe for zoo in zoos}), [zoo.name for zoo in zoos]
+    if len(recipes) > 1:
+        stop(f"the zoos were measured by different recipes, {recipes}; benchmark those of one recipe", 1)
+    if twice := {name for name in names if names.count(name) > 1}:
+        stop(f"several of the zoos are named {sorted(twice)}; a name in each spec tells them apart", 1)
+    cases, costs = {}, {}
+    for zoo in zoos:
+        tables = ZooTables(*(zoo.table(name) for name in ("configs", "runs", "metrics", "labels")))
+        cases[zoo.name] = cases_of(tables, recipes[0])
+        costs[zoo.name] = feature_costs(tables.runs, tables.metrics, recipes[0])
+    return cases, costs
+
+
+def _releases(
+    competed: Sequence[Board], asked: Path | None, frozen_as: str | None, store: Store
+) -> list[Release]:
+    """The releases that the boards may be of: the one asked for, the one frozen now, those shipped."""
+    from diagnose.releases import freeze, from_json, shipped
+
+    releases = shipped()
+    if asked:
+        releases.insert(0, from_json(asked.read_text(), str(asked)))
+        releases[0].check(competed)
+    if frozen_as:
+        releases.insert(0, freeze(frozen_as, competed))
+        store.write("release.json", releases[0].to_json().encode())
+    return releases
+
+
+def _print_standings(standings: Standings, as_json: bool) -> None:
+    for (diagnoser, reason), rows in standings.failures.items():
+        print(f"mdzoo: {diagnoser} gave no answer to {rows} rows: {reason}", file=sys.stderr)
+    board = standings.leaderboard.to_json(orient="records")
+    print(f'{{"leaderboard": {board}}}' if as_json else standings.page)
