@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diagnose import ZooTables, label
+from diagnose import Cases, ZooTables, cases_of, label, published_cases
 from diagnose.features import METRICS
 from zoo.config import TrainConfig
 from zoo.tables import to_table
@@ -121,6 +121,24 @@ def noisy_zoo() -> ZooTables:
 def clean_zoo() -> ZooTables:
     """A zoo without label noise."""
     return _made((0.0,), "mlp")
+
+
+@pytest.fixture(scope="session")
+def noisy_cases(noisy_zoo: ZooTables) -> Cases:
+    """The cases of `noisy_zoo`."""
+    return cases_of(noisy_zoo)
+
+
+@pytest.fixture(scope="session")
+def clean_cases(clean_zoo: ZooTables) -> Cases:
+    """The cases of `clean_zoo`."""
+    return cases_of(clean_zoo)
+
+
+@pytest.fixture(scope="session")
+def authors_cases(shared_data: Path) -> Cases:
+    """The authors' tables as the cases of one zoo."""
+    return published_cases(shared_data / "mdtree")
 
 
 @pytest.fixture(scope="session")
