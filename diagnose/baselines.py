@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from diagnose.features import FEATURE_SETS
+from diagnose.features import FEATURE_SETS, TASKS
 from diagnose.md_tree import MDTreeClassifier
 from diagnose.structures import STRUCTURES
 from diagnose.tuned import TUNED, BoostedTrees
@@ -40,6 +40,8 @@ __all__ = [
 class Diagnoser:
     """A method of diagnosis.
 
+    A classifier answers any question; the published structures of MD trees answer the published three.
+
     Attributes:
         name: Its name on the leaderboard.
         features: The feature set it reads, a key of `FEATURE_SETS`.
@@ -52,7 +54,7 @@ class Diagnoser:
     name: str
     features: str
     build: Callable[[str, int], Any]
-    tasks: tuple[str, ...] = FAILURE_TASKS
+    tasks: tuple[str, ...] = TASKS
     nulls: str = "its own affair"
     seeded: bool = True
 
@@ -78,14 +80,18 @@ def register(diagnoser: Diagnoser) -> Diagnoser:
         raise ValueError(
             f"{diagnoser.name} reads the feature set {diagnoser.features!r}; it must be one of {list(FEATURE_SETS)}"
         )
-    if unknown := sorted(set(diagnoser.tasks) - set(FAILURE_TASKS)):
-        raise ValueError(f"{diagnoser.name} answers the tasks {unknown}; they must be among {FAILURE_TASKS}")
+    if unknown := sorted(set(diagnoser.tasks) - set(TASKS)):
+        raise ValueError(f"{diagnoser.name} answers the tasks {unknown}; they must be among {TASKS}")
     DIAGNOSERS[diagnoser.name] = diagnoser
     return diagnoser
 
 
 def _imputed(*steps: Any) -> Pipeline:
     return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), *steps)
+
+
+def _majority(task: str, seed: int) -> DummyClassifier:
+    return DummyClassifier(strategy="most_frequent")
 
 
 def _tree(task: str, seed: int) -> Pipeline:
@@ -102,8 +108,8 @@ def _copied(task: str, seed: int) -> Pipeline:
     return _imputed(StandardScaler(), KNeighborsClassifier(1))
 
 
-def _md_tree(search: str, bounds: str) -> Callable[[str, int], MDTreeClassifier]:
-    return lambda task, seed: MDTreeClassifier(structure=task, search=search, bounds=bounds)
+def _structured(search: str, bounds: str, task: str, seed: int) -> MDTreeClassifier:
+    return MDTreeClassifier(structure=task, search=search, bounds=bounds)
 
 
 def _untrained(task: str, seed: int) -> MDTreeClassifier:
@@ -112,8 +118,18 @@ def _untrained(task: str, seed: int) -> MDTreeClassifier:
     return MDTreeClassifier(structure=task, search="exact", bounds=fixed)
 
 
-def _own(name: str, features: str, build: Callable[[str, int], Any], seeded: bool = False) -> Diagnoser:
-    return Diagnoser(name, features, build, nulls="median of the training side", seeded=seeded)
+def _own(
+    name: str,
+    features: str,
+    build: Callable[[str, int], Any],
+    tasks: tuple[str, ...] = TASKS,
+    seeded: bool = False,
+) -> Diagnoser:
+    return Diagnoser(name, features, build, tasks, nulls="median of the training side", seeded=seeded)
+
+
+def _md_tree(name: str, build: Callable[[str, int], MDTreeClassifier]) -> Diagnoser:
+    return _own(name, "landscape", build, FAILURE_TASKS)
 
 
 BASELINE_SETS = {
@@ -155,7 +171,7 @@ REGISTERED_SETS = {"logistic": ("validation", "landscape"), "xgboost": ("validat
 _REGISTERED = {f"{name}_{method}" for method, names in REGISTERED_SETS.items() for name in names}
 
 for _diagnoser in (
-    _own("majority", "none", lambda task, seed: DummyClassifier(strategy="most_frequent")),
+    _own("majority", "none", _majority),
     _own("copied_label", "grid_point", _copied),
     _own("parameter_stump", "parameters", _stump, seeded=True),
     _own("hyperparameter_tree", "hyperparameter", _tree, seeded=True),
@@ -163,11 +179,11 @@ for _diagnoser in (
     _own("validation_tree", "validation", _tree, seeded=True),
     _own("landscape_tree", "landscape", _tree, seeded=True),
     *(baseline for baseline in tuned_baselines() if baseline.name in _REGISTERED),
-    _own("md_tree_untrained", "landscape", _untrained),
-    _own("md_tree", "landscape", _md_tree("published", "data")),
-    _own("md_tree_exact", "landscape", _md_tree("exact", "data")),
-    _own("md_tree_posterior", "landscape", _md_tree("posterior", "data")),
+    _md_tree("md_tree_untrained", _untrained),
+    _md_tree("md_tree", partial(_structured, "published", "data")),
+    _md_tree("md_tree_exact", partial(_structured, "exact", "data")),
+    _md_tree("md_tree_posterior", partial(_structured, "posterior", "data")),
     # The bounds belong to ResNet-18 on CIFAR-10; on another zoo this shows how far they carry.
-    _own("md_tree_published_bounds", "landscape", _md_tree("published", "published")),
+    _md_tree("md_tree_published_bounds", partial(_structured, "published", "published")),
 ):
     register(_diagnoser)

@@ -1,8 +1,9 @@
 """Features: a documented pivot of the tables `configs`, `runs` and `metrics`, and the named sets of it.
 
-A feature is the mean over a configuration's finished runs, or over its pairs of runs, of what could be had;
-where nothing could, it is NaN, and a diagnoser replaces it by the median of its training side. Errors are
-percent, logarithms natural.
+On the tracks `twin` and `hidden` a feature is the mean over a configuration's finished runs, or over its pairs
+of runs, of what could be had. On the track `single` it is what one checkpoint shows: the finished run with the
+smallest seed, no other's numbers, and nothing of a pair. Where nothing could be had a feature is NaN; what a
+diagnoser makes of that is its `Diagnoser.nulls`. Errors are percent, logarithms natural.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+
+from zoo.tables import FAILURE_TASKS, REMEDY_TASKS
+
+TASKS = (*FAILURE_TASKS, *REMEDY_TASKS)
+"""All questions: the three published ones, and which remedy helps most."""
 
 LOGARITHMS = {
     "log_data_amount": "data_amount",
@@ -46,7 +52,7 @@ METRICS = (
     "agreement",
     "l2_distance",
 )
-
+"""Metrics that are features. Those of a pair are told from those of one checkpoint by their rows."""
 
 TRACKS = ("single", "twin", "hidden")
 """What a diagnoser may see: one checkpoint, several runs of a configuration, or the hidden hyperparameters."""
@@ -95,7 +101,7 @@ _ALL = (
 
 
 def _same(columns: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    return {"temperature": columns, "width": columns, "data": columns}
+    return dict.fromkeys(TASKS, columns)
 
 
 FEATURE_SETS = {
@@ -105,11 +111,7 @@ FEATURE_SETS = {
         FeatureSet(
             "hyperparameter",
             "single",
-            {
-                "temperature": ("log_data_amount", "log_para_amount"),
-                "width": ("log_data_amount",),
-                "data": ("log_para_amount",),
-            },
+            _same(_AMOUNTS) | {"width": _AMOUNTS[:1], "data": _AMOUNTS[1:]},
         ),
         FeatureSet("hyperparameter_complete", "single", _same(_AMOUNTS)),
         FeatureSet("parameters", "single", _same(_AMOUNTS[1:])),
@@ -122,8 +124,9 @@ FEATURE_SETS = {
     )
 }
 """Feature sets by name. The hyperparameter and validation sets are the published ones; the published
-hyperparameter set leaves out what is constant in its training side of Q2, the complete one does not. Batch
-size and learning rate are in none but `grid_point`, since the temperature is what is asked for."""
+hyperparameter set leaves out what is constant in its training side of Q2, the complete one does not; for the
+remedy tasks, of which nothing is published, they are the same. Batch size
+and learning rate are in none but `grid_point`, since the temperature is what is asked for."""
 
 
 def feature_table(
@@ -133,7 +136,7 @@ def feature_table(
     recipe: str = "default",
     track: str = "twin",
 ) -> pd.DataFrame:
-    """All features of all configurations.
+    """All features of all configurations, as one track shows them.
 
     Metrics are taken at the last step measured, on the training images (or on none, as the distance of
     weights), from the rows of one recipe.
@@ -143,18 +146,32 @@ def feature_table(
         runs: Rows of the table `runs`; those that are not done are left out.
         metrics: Rows of the table `metrics`; may be empty.
         recipe: Metric recipe to read, `default` or `paper`.
+        track: One of `TRACKS`. `single`: of each configuration the finished run with the smallest seed, and
+            the metrics of that run alone, so that metrics of pairs are NaN. `twin` and `hidden`: means over
+            all finished runs and over all pairs.
 
     Returns:
         A row a configuration, indexed by `config_id` in the order of `configs`; a column for each of
-        `CONFIG_COLUMNS`, `RUN_COLUMNS`, `METRICS`, `LOGARITHMS` and `ALIASES`.
+        `CONFIG_COLUMNS`, `RUN_COLUMNS`, `METRICS`, `LOGARITHMS` and `ALIASES`. NaN where the track has no
+        value: no finished run, a metric that was not measured or whose value is null, the logarithm of what
+        is not positive. A null of the single track's run is not made good by another run.
 
     Raises:
-        ValueError: If there are metrics, but none of that recipe.
+        ValueError: If the track is unknown, or there are metrics, but none of that recipe.
     """
-    table = configs.set_index("config_id")[list(CONFIG_COLUMNS)].astype(float)
+    if track not in TRACKS:
+        raise ValueError(f"track is {track!r}; it must be one of {TRACKS}")
+    recipes = sorted(set(metrics["recipe"]))
+    if recipes and recipe not in recipes:
+        raise ValueError(f"no metrics of recipe {recipe!r} were measured; recipes in the table: {recipes}")
     done = runs[runs["status"] == "done"]
+    read = metrics[metrics["recipe"] == recipe]
+    if track == "single":
+        done = _first(done)
+        read = _alone(read, done)
+    table = configs.set_index("config_id")[list(CONFIG_COLUMNS)].astype(float)
     table = table.join(done.groupby("config_id")[list(RUN_COLUMNS)].mean())
-    table = table.join(_metric_means(metrics, recipe))
+    table = table.join(_metric_means(read))
     for name, source in LOGARITHMS.items():
         table[name] = np.log(table[source].where(table[source] > 0))
     for alias, name in ALIASES.items():
@@ -162,20 +179,27 @@ def feature_table(
     return table
 
 
-def _metric_means(metrics: pd.DataFrame, recipe: str) -> pd.DataFrame:
+def _first(done: pd.DataFrame) -> pd.DataFrame:
+    """Of each configuration the finished run with the smallest seed: the one checkpoint of the single track."""
+    return done.sort_values("seed").drop_duplicates("config_id")
+
+
+def _alone(metrics: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The metrics of those runs that no other run has a part in."""
+    return metrics[metrics["other_run_id"].isna() & metrics["run_id"].isin(runs["run_id"])]
+
+
+def _metric_means(metrics: pd.DataFrame) -> pd.DataFrame:
     """Means over runs or pairs of each metric, a column each, indexed by configuration."""
-    recipes = sorted(set(metrics["recipe"]))
-    if recipes and recipe not in recipes:
-        raise ValueError(f"no metrics of recipe {recipe!r} were measured; recipes in the table: {recipes}")
     on_train = metrics["split"].isna() | (metrics["split"] == "train")
-    read = metrics[on_train & (metrics["recipe"] == recipe)].astype({"value": float})
+    read = metrics[on_train].astype({"value": float})
     read = read[read["step"] == read.groupby(["run_id", "metric"])["step"].transform("max")]
     means = read.groupby(["config_id", "metric"])["value"].mean().unstack("metric")
     return means.reindex(columns=list(METRICS))
 
 
 def feature_costs(runs: pd.DataFrame, metrics: pd.DataFrame, recipe: str = "default") -> pd.DataFrame:
-    """What each feature set costs for one configuration of a zoo.
+    """What each feature set costs for one configuration of a zoo, by what `feature_table` reads of its track.
 
     Losses and errors are counted as free: training shows them.
 
@@ -186,25 +210,33 @@ def feature_costs(runs: pd.DataFrame, metrics: pd.DataFrame, recipe: str = "defa
 
     Returns:
         A row a feature set, indexed by its name: `track`; `models` (trained models: on the twin track the mean
-        number of finished runs); `sample_passes` (of the metrics, a backward pass counted as 2 forward ones;
-        mean over the configurations, on the single track over the runs).
+        number of finished runs; on the single track the one checkpoint, or none where the set reads settings
+        alone); `sample_passes` (of the metrics, a backward pass counted as 2 forward ones, mean over the
+        configurations measured; on the single track of the one checkpoint).
     """
-    done = runs[runs["status"] == "done"].groupby("config_id").size()
+    done = runs[runs["status"] == "done"]
+    models = done.groupby("config_id").size()
     spent = metrics[metrics["recipe"] == recipe]
-    keys = ["config_id", "run_id", "other_run_id", "metric"]
-    each = spent.groupby(keys, dropna=False)["sample_passes"].max().reset_index()
+    read = {"single": _alone(spent, _first(done)), "twin": spent, "hidden": spent}
     rows = []
     for feature_set in FEATURE_SETS.values():
         twin = feature_set.track == "twin"
-        needed = {SHARED_WORK.get(name, name) for name in feature_set.sources}
-        own = each[each["metric"].isin(needed)]
-        sums = own.groupby("config_id" if twin else ["config_id", "run_id"])["sample_passes"].sum()
         rows.append(
             {
                 "features": feature_set.name,
                 "track": feature_set.track,
-                "models": float(done.mean()) if twin and len(done) else float(feature_set.models),
-                "sample_passes": float(sums.mean()) if len(sums) else 0.0,
+                "models": float(models.mean()) if twin and len(models) else float(feature_set.models),
+                "sample_passes": _passes(read[feature_set.track], feature_set.sources),
             }
         )
     return pd.DataFrame(rows).set_index("features")
+
+
+def _passes(metrics: pd.DataFrame, sources: set[str]) -> float:
+    """Mean over configurations of what those metrics cost, what came with another counted once."""
+    needed = {SHARED_WORK.get(name, name) for name in sources}
+    own = metrics[metrics["metric"].isin(needed)]
+    keys = ["config_id", "run_id", "other_run_id", "metric"]
+    each = own.groupby(keys, dropna=False)["sample_passes"].max()
+    sums = each.groupby("config_id").sum()
+    return float(sums.mean()) if len(sums) else 0.0

@@ -191,8 +191,7 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
 
     def _remember(self, X: pd.DataFrame | ArrayLike, matrix: NDArray[np.float64], tree: Tree) -> None:
         self.classes_ = np.array(sorted(tree.labels()))
-        present = [values[~np.isnan(values)] for values in matrix.T]
-        self.medians_ = np.array([np.median(values) if len(values) else 0.0 for values in present])
+        self.medians_ = _medians(matrix)
         self.n_features_in_ = matrix.shape[1]
         if isinstance(X, pd.DataFrame):
             self.n_features_in_ = X.shape[1]
@@ -235,13 +234,22 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         raise ValueError(f"bounds is {self.bounds!r}; it must be 'published', 'data' or a pair a threshold")
 
 
+def _medians(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the values of each column; 0 where there is none."""
+    missing = np.isnan(matrix)
+    if not missing.any():
+        return np.median(matrix, axis=0)
+    present = (values[~absent] for values, absent in zip(matrix.T, missing.T, strict=True))
+    return np.array([np.median(values) if len(values) else 0.0 for values in present])
+
+
 def _matrix(X: pd.DataFrame | ArrayLike, tree: Tree) -> NDArray[np.float64]:
     """The features of the tree in the order of first use, shape (rows, features); NaN may be among them."""
     features = tree.features()
     if isinstance(X, pd.DataFrame):
         if missing := [name for name in features if name not in X.columns]:
             raise ValueError(f"X lacks the columns {missing}; the tree reads {features}")
-        X = X[features].to_numpy(dtype=np.float64, na_value=np.nan)
+        X = np.column_stack([X[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in features])
     matrix: NDArray[np.float64] = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
     if matrix.shape[1] != len(features):
         raise ValueError(f"X has {matrix.shape[1]} columns; an array must hold {features}, in that order")

@@ -13,18 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from diagnose.structures import Tree, decide
+from diagnose.structures import Bounds, Tree
 
 Columns = Mapping[str, NDArray[np.float64]]
 Rows = NDArray[np.bool_]
+Places = NDArray[np.int64]
 
 
 def published_thresholds(tree: Tree, columns: Columns, y: NDArray[np.str_]) -> list[float]:
     """One pass of bounded minimisation, a threshold at a time, the later ones at their start.
 
     As in the authors' code: Brent's method on minus the accuracy. That is a step function of the
-    threshold, so the pass may stop far from the optimum. With the other thresholds held, each row changes
-    sides once along the one that moves, so a sum over the sorted rows gives every value of that function.
+    threshold, so the pass may stop far from the optimum. With the other thresholds held, each row that
+    reaches a split changes sides once along its threshold, so a sum over those rows, sorted, gives every
+    value of that function.
 
     Args:
         tree: Structure with bounds and starts.
@@ -34,23 +36,46 @@ def published_thresholds(tree: Tree, columns: Columns, y: NDArray[np.str_]) -> l
     Returns:
         A threshold a split.
     """
-    thresholds = [split.start for split in tree.splits()]
-    for place, split in enumerate(tree.splits()):
-        below, above = (
-            decide(tree, columns, [*thresholds[:place], end, *thresholds[place + 1 :]]) == y
-            for end in (np.inf, -np.inf)
-        )
-        order = np.argsort(columns[split.feature])
-        values = columns[split.feature][order]
-        right = above.sum() + np.append(0, np.cumsum(below[order].astype(np.int8) - above[order]))
+    hits = {label: y == label for label in tree.labels()}
+    thresholds: list[float] = []
 
-        def loss(
-            threshold: float, values: NDArray[np.float64] = values, right: NDArray[np.int64] = right
-        ) -> float:
-            return -float(right[np.searchsorted(values, threshold, side="right")] / len(y))
+    def fit(branch: Tree | str, rows: Places, elsewhere: int) -> int:
+        """How many of the rows that reach a branch it labels right, fitted while so many others are."""
+        if isinstance(branch, str):
+            return int(np.count_nonzero(hits[branch][rows]))
+        order = np.argsort(columns[branch.feature][rows])
+        rows = rows[order]
+        values = columns[branch.feature][rows]
+        below, above = (_at_start(b, columns, hits)[rows] for b in (branch.below, branch.above))
+        right = np.empty(len(rows) + 1, dtype=np.int64)
+        right[0] = elsewhere + np.count_nonzero(above)
+        right[1:] = right[0] + np.cumsum(below.astype(np.int8) - above)
+        threshold = _minimum(-(right / len(y)), values, branch.bounds)
+        thresholds.append(threshold)
+        last = int(values.searchsorted(threshold, side="right"))
+        waiting = int(np.count_nonzero(above[last:]))
+        first = fit(branch.below, rows[:last], elsewhere + waiting)
+        return first + fit(branch.above, rows[last:], elsewhere + first)
 
-        thresholds[place] = float(minimize_scalar(loss, bounds=split.bounds, method="bounded").x)
+    fit(tree, np.arange(len(y)), 0)
     return thresholds
+
+
+def _at_start(branch: Tree | str, columns: Columns, hits: Mapping[str, Rows]) -> Rows:
+    """Which rows the branch labels right with its thresholds where they start."""
+    if isinstance(branch, str):
+        return hits[branch]
+    below, above = (_at_start(b, columns, hits) for b in (branch.below, branch.above))
+    return np.where(columns[branch.feature] <= branch.start, below, above)
+
+
+def _minimum(losses: NDArray[np.float64], values: NDArray[np.float64], bounds: Bounds) -> float:
+    """Where Brent's method ends on a step function: a loss for each number of sorted values at or below."""
+
+    def loss(threshold: float) -> float:
+        return float(losses[values.searchsorted(threshold, side="right")])
+
+    return float(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
 def exact_thresholds(tree: Tree, columns: Columns, y: NDArray[np.str_]) -> list[float]:
@@ -85,11 +110,11 @@ class Sample:
     y: NDArray[np.str_]
 
     @cached_property
-    def orders(self) -> dict[str, NDArray[np.int64]]:
+    def orders(self) -> dict[str, Places]:
         """Places of all rows in the order of each feature."""
         return {name: np.argsort(values, kind="stable") for name, values in self.columns.items()}
 
-    def sorted(self, feature: str, rows: Rows) -> NDArray[np.int64]:
+    def sorted(self, feature: str, rows: Rows) -> Places:
         """Places of those rows, in the order of a feature."""
         order = self.orders[feature]
         return order[rows[order]]
