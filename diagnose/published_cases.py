@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +17,7 @@ from zoo.tables import FAILURE_TASKS, SCHEMAS
 ZOO = "mdtree"
 """Name of the authors' zoo on the leaderboard."""
 
-FIXED = {
+FIXED: dict[str, Any] = {
     "dataset": "cifar10",
     "architecture": "resnet18",
     "learning_rate": 0.05,
@@ -91,6 +93,7 @@ def _labels(tables: pd.DataFrame, configs: pd.DataFrame, runs: pd.DataFrame) -> 
 def _features(tables: pd.DataFrame) -> pd.DataFrame:
     """Their columns, under their names and ours."""
     ours = {ours: tables[theirs] for theirs, ours in ALIASES.items() if theirs in tables}
-    frame = tables.assign(parameters=tables["para_amount"], learning_rate=FIXED["learning_rate"], **ours)
+    shared = {"learning_rate": FIXED["learning_rate"], "log_learning_rate": math.log(FIXED["learning_rate"])}
+    frame = tables.assign(parameters=tables["para_amount"], **shared, **ours)
     names = [*CONFIG_COLUMNS, *RUN_COLUMNS, *METRICS, *LOGARITHMS, *ALIASES]
     return frame.reindex(columns=list(dict.fromkeys(names)))

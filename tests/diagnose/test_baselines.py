@@ -14,8 +14,7 @@ from sklearn.dummy import DummyClassifier
 from diagnose import DIAGNOSERS, FEATURE_SETS, Diagnoser, full_board, register
 from diagnose.baselines import BASELINE_SETS, BoostedTrees
 from diagnose.tuned import TUNED
-from diagnose.features import TASKS
-from zoo.tables import FAILURE_TASKS, REMEDIES, REMEDY_TASKS
+from zoo.tables import REMEDY_TASKS
 
 ANSWERS = {
     "temperature": ("small", "large"),

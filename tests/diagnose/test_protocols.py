@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,7 +15,7 @@ from diagnose import (
     PROTOCOLS_FROM_NOISY,
     Split,
     ZooTables,
-    answered,
+    cases_of,
     leave_one_data_set_out,
     limited,
     random_cells,
@@ -81,7 +82,7 @@ def test_both_directions_learn_from_the_same_cells() -> None:
         for s in (*there, *back)
     ]
     assert cells[0] == cells[1]
-    with pytest.raises(ValueError, match="learn_from is 'both'; it must be 'clean' or 'noisy'"):
+    with pytest.raises(ValueError, match="learn_from is 'both'; it must be one of"):
         list(random_cells(rows, learn_from="both"))
 
 
@@ -180,7 +181,7 @@ def test_rows_without_an_answer_are_dropped_before_anything_is_drawn(noisy_zoo: 
     labels = noisy_zoo.labels.copy()
     gone = noisy_zoo.configs.loc[noisy_zoo.configs["data_amount"] == 100, "config_id"]
     labels.loc[labels["config_id"].isin(gone) & (labels["task"] == "width"), "label"] = "optimal"
-    rows = answered(noisy_zoo.configs, labels, "width")
+    rows = cases_of(replace(noisy_zoo, labels=labels)).rows("width")
     kept = labels[(labels["task"] == "width") & (labels["label"] != "optimal")]
     assert set(rows.index) == set(kept["config_id"])
     assert rows["label"].to_dict() == dict(zip(kept["config_id"], kept["label"], strict=True))

@@ -35,6 +35,7 @@ def same(folder: Store) -> pd.DataFrame:
     """What the tree said, as if another language had said it."""
     parts = [predictions(folder, board, ["validation_tree"]) for board in reopen(folder).boards]
     rows = pd.concat([part.astype(object) for part in parts])
+    rows = rows.drop_duplicates(["task", "split_id", "draw", "config_id"])
     return rows[["task", "split_id", "draw", "config_id", "predicted", "features"]].assign(diagnoser="theirs")
 
 
