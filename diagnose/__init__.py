@@ -4,6 +4,7 @@ Tables in, tables out; nothing here imports torch or ray.
 """
 
 from diagnose.baselines import DIAGNOSERS, Diagnoser, full_board, register
+from diagnose.entrants import fingerprint, installed_entrants, load_entrant
 from diagnose.evaluate import ZooTables, benchmark
 from diagnose.features import FEATURE_SETS, FeatureSet, feature_costs, feature_table
 from diagnose.labels import label
@@ -39,10 +40,13 @@ __all__ = [
     "benchmark",
     "feature_costs",
     "feature_table",
+    "fingerprint",
     "full_board",
+    "installed_entrants",
     "label",
     "leave_one_data_set_out",
     "limited",
+    "load_entrant",
     "markdown",
     "random_cells",
     "register",

@@ -32,9 +32,7 @@ def tables(config_row: Make, run_row: Make, frame: Make) -> Callable[[list[dict[
     ]
     shared = {"config_id": name, "run_id": f"{name}-0", "recipe": "default", "split": "train", "step": 7}
 
-    def table(
-        metrics: list[dict[str, Any]], recipe: str = "default", track: str = "twin"
-    ) -> pd.DataFrame:
+    def table(metrics: list[dict[str, Any]], recipe: str = "default", track: str = "twin") -> pd.DataFrame:
         rows = [shared | {"other_run_id": None} | metric for metric in metrics]
         configs = frame("configs", [config])
         return feature_table(configs, frame("runs", runs), frame("metrics", rows), recipe, track).loc[name]
@@ -204,7 +202,9 @@ def test_all_tracks_have_the_same_rows_and_columns(one_and_all: dict[str, pd.Dat
 
 
 def test_a_track_that_does_not_exist_is_refused(tables: Make) -> None:
-    with pytest.raises(ValueError, match=r"track is 'both'; it must be one of \('single', 'twin', 'hidden'\)"):
+    with pytest.raises(
+        ValueError, match=r"track is 'both'; it must be one of \('single', 'twin', 'hidden'\)"
+    ):
         tables([], track="both")
 
 
