@@ -78,11 +78,10 @@ def benchmark(
         if not full:
             print(page)
             return
-    from diagnose.entrants import installed_entrants, load_entrant
-
     from diagnose.baselines import entrants_of
     from diagnose.boards import boards, protocols_of
     from diagnose.competition import compete
+    from diagnose.entrants import installed_entrants, load_entrant
     from diagnose.protocols import seeds_of
 
     zoos, costs = _authors_zoo(published) if published else _opened(folders or [])

@@ -6,6 +6,7 @@ Tables in, tables out; nothing here imports torch or ray.
 from diagnose.baselines import DIAGNOSERS, Diagnoser, full_board, register
 from diagnose.boards import BOTH_DIRECTIONS, PUBLISHED_PROTOCOLS, ZOO_PROTOCOLS, Board, boards
 from diagnose.cases import Cases, ZooTables, cases_of
+from diagnose.entrants import fingerprint, installed_entrants, load_entrant
 from diagnose.evaluate import answers, benchmark
 from diagnose.features import FEATURE_SETS, FeatureSet, feature_costs, feature_table
 from diagnose.labels import label
@@ -50,10 +51,13 @@ __all__ = [
     "cases_of",
     "feature_costs",
     "feature_table",
+    "fingerprint",
     "full_board",
+    "installed_entrants",
     "label",
     "leave_one_data_set_out",
     "limited",
+    "load_entrant",
     "markdown",
     "published_cases",
     "random_cells",

@@ -1,8 +1,9 @@
 """The diagnosers that compete: baselines, MD trees, and the registry a user's own enters.
 
 A diagnoser is a scikit-learn classifier from a named feature set to a failure source. All that stand here
-replace missing features by the median of the training side, and where that has one answer only, give it (an
-MD tree cannot: its bounds hold it to its prior).
+replace missing features by the median of the training side (see `MEDIANS`), and where that has one answer only,
+give it (an MD tree cannot: its bounds hold it to its prior). An answer that the training side does not show is
+never given, but by an MD tree, which knows those of its structure.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 
+MEDIANS = "median of the training side"
+"""The policy on nulls of all that stand here; a feature that is null on the whole training side counts as 0."""
+
+
 @dataclass(frozen=True)
 class Diagnoser:
     """A method of diagnosis.
@@ -47,7 +52,7 @@ class Diagnoser:
         features: The feature set it reads, a key of `FEATURE_SETS`.
         build: (task, seed of the draw) -> an unfitted scikit-learn classifier.
         tasks: The questions it answers.
-        nulls: What it does with missing features.
+        nulls: What it does with missing features (NaN), on either side.
         seeded: Whether the seed matters; if not, it is run once for all draws that select the same.
     """
 
@@ -76,13 +81,22 @@ def register(diagnoser: Diagnoser) -> Diagnoser:
     """
     if diagnoser.name in DIAGNOSERS:
         raise ValueError(f"a diagnoser is already registered as {diagnoser.name!r}; choose another name")
+    DIAGNOSERS[diagnoser.name] = checked(diagnoser)
+    return diagnoser
+
+
+def checked(diagnoser: Diagnoser) -> Diagnoser:
+    """The diagnoser itself, if it asks for what there is.
+
+    Raises:
+        ValueError: If the feature set or a task is unknown.
+    """
     if diagnoser.features not in FEATURE_SETS:
         raise ValueError(
             f"{diagnoser.name} reads the feature set {diagnoser.features!r}; it must be one of {list(FEATURE_SETS)}"
         )
     if unknown := sorted(set(diagnoser.tasks) - set(TASKS)):
         raise ValueError(f"{diagnoser.name} answers the tasks {unknown}; they must be among {TASKS}")
-    DIAGNOSERS[diagnoser.name] = diagnoser
     return diagnoser
 
 
@@ -125,7 +139,7 @@ def _own(
     tasks: tuple[str, ...] = TASKS,
     seeded: bool = False,
 ) -> Diagnoser:
-    return Diagnoser(name, features, build, tasks, nulls="median of the training side", seeded=seeded)
+    return Diagnoser(name, features, build, tasks, nulls=MEDIANS, seeded=seeded)
 
 
 def _md_tree(name: str, build: Callable[[str, int], MDTreeClassifier]) -> Diagnoser:

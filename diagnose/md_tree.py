@@ -7,6 +7,7 @@ one search of either kind serve all structures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -14,10 +15,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 
+from diagnose.inputs import by_name, by_place, checked_labels, medians, texts
 from diagnose.posterior import Posterior
-from diagnose.structures import STRUCTURES, Bounds, Tree, decide, draw, leaf_labels, leaves, settled, text
+from diagnose.structures import STRUCTURES, Bounds, Tree, draw, leaf_labels, leaves, settled, text
 from diagnose.thresholds import exact_thresholds, published_thresholds
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
     Attributes:
         thresholds_: The learned thresholds, in the features' units; of the posterior, its mode.
         tree_: The structure with the bounds and starts that were used.
-        classes_: The labels of its leaves, sorted; those missing on the training side are among them.
+        classes_: The labels of its leaves, sorted, as text or, where y holds numbers, as numbers; those missing
+            on the training side are among them.
         leaf_counts_: Training rows by leaf, in the order of the thresholds, and label; shape (leaves, labels).
         posterior_: What `search="posterior"` averages over; None for the others.
         medians_: What replaces a missing value of each feature, in the order of first use; 0 for a feature
@@ -86,9 +89,10 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             X: Features, errors in percent: a DataFrame with a column for each feature of the structure, in
-                any order and among others; or an array of shape (rows, features) with each feature once, in
-                the order of first use.
-            y: Labels of shape (rows,), each one of a leaf.
+                any order and among others; or an array (or a DataFrame without names) of shape (rows,
+                features) with each feature once, in the order of first use. If the structure calls them x0,
+                x1 and so on, as scikit-learn names the columns of an array, it is read by those numbers.
+            y: Labels of shape (rows,), each one of a leaf; numbers are compared by their text.
 
         Raises:
             ValueError: If a parameter, a column or a label does not fit the structure.
@@ -96,21 +100,25 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         tree = self._structure()
         if self.search not in SEARCHES:
             raise ValueError(f"search is {self.search!r}; it must be one of {list(SEARCHES)}")
-        matrix, labels = _matrix(X, tree), column_or_1d(y).astype(str)
+        matrix = self._matrix(X, tree, reset=True)
+        y = checked_labels(self, y)
+        labels = texts(y)
         check_consistent_length(matrix, labels)
-        if strange := sorted(set(np.unique(labels).tolist()) - tree.labels()):
+        if strange := sorted(set(labels.tolist()) - tree.labels()):
             raise ValueError(
                 f"y has the labels {strange}, but the leaves are {sorted(tree.labels())}; leave those rows out, "
                 "or use a structure that answers them"
             )
-        self._remember(X, matrix, tree)
+        self._answer(tree, y.dtype)
+        self.medians_ = medians(matrix)
         columns = self._columns(matrix, tree)
         self.tree_ = self._settle(tree, columns)
         self.thresholds_ = np.array(SEARCHES[self.search](self.tree_, columns, labels))
         self.posterior_ = Posterior(self.tree_, columns, labels) if self.search == "posterior" else None
         reached = leaves(self.tree_, columns, self.thresholds_.tolist())
-        self.leaf_counts_ = np.zeros((len(leaf_labels(self.tree_)), len(self.classes_)), dtype=int)
-        np.add.at(self.leaf_counts_, (reached, np.searchsorted(self.classes_, labels)), 1)
+        self.leaf_counts_ = np.zeros((len(self._leaf_classes), len(self.classes_)), dtype=int)
+        places = np.searchsorted(self.classes_, labels.astype(self.classes_.dtype))
+        np.add.at(self.leaf_counts_, (reached, places), 1)
         return self
 
     def predict(self, X: pd.DataFrame | ArrayLike) -> NDArray[np.str_]:
@@ -125,8 +133,8 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         if self.posterior_ is not None:
             return self.classes_[self.predict_proba(X).argmax(axis=1)]
-        columns = self._columns(_matrix(X, self.tree_), self.tree_)
-        return decide(self.tree_, columns, self.thresholds_.tolist())
+        columns = self._columns(self._matrix(X, self.tree_), self.tree_)
+        return self._leaf_classes[leaves(self.tree_, columns, self.thresholds_.tolist())]
 
     def predict_proba(self, X: pd.DataFrame | ArrayLike) -> NDArray[np.float64]:
         """The probability of each label, shape (rows, labels), in the order of `classes_`.
@@ -141,10 +149,10 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             ValueError: If a column is missing.
         """
         check_is_fitted(self)
-        columns = self._columns(_matrix(X, self.tree_), self.tree_)
+        columns = self._columns(self._matrix(X, self.tree_), self.tree_)
         if self.posterior_ is not None:
-            return self.posterior_.probabilities(columns)
-        answers = decide(self.tree_, columns, self.thresholds_.tolist())
+            return self.posterior_.probabilities(columns)[:, self._order]
+        answers = self._leaf_classes[leaves(self.tree_, columns, self.thresholds_.tolist())]
         return (answers[:, None] == self.classes_).astype(float)
 
     def export_text(self, decimals: int = 2, show_counts: bool = False) -> str:
@@ -189,13 +197,36 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             )
         return STRUCTURES[self.structure]
 
-    def _remember(self, X: pd.DataFrame | ArrayLike, matrix: NDArray[np.float64], tree: Tree) -> None:
-        self.classes_ = np.array(sorted(tree.labels()))
-        self.medians_ = _medians(matrix)
-        self.n_features_in_ = matrix.shape[1]
-        if isinstance(X, pd.DataFrame):
-            self.n_features_in_ = X.shape[1]
-            self.feature_names_in_ = X.columns.to_numpy(dtype=object)
+    def _answer(self, tree: Tree, kind: np.dtype) -> None:
+        """Make the labels of the leaves numbers if those of the training side are."""
+        own = np.array(sorted(tree.labels()))
+        if kind.kind in "iuf":
+            with suppress(ValueError):  # a leaf that is no number: all stay text
+                own = own.astype(float if kind.kind == "f" else int)
+        self._order = np.argsort(own, kind="stable")
+        self.classes_ = own[self._order]
+        self._leaf_classes = np.array(leaf_labels(tree)).astype(own.dtype)
+
+    def _matrix(self, X: pd.DataFrame | ArrayLike, tree: Tree, reset: bool = False) -> NDArray[np.float64]:
+        """The features of the tree in the order of first use, shape (rows, features); NaN may be among them."""
+        features, names = tree.features(), None
+        if isinstance(X, pd.DataFrame) and any(isinstance(name, str) for name in X.columns):
+            names, X = X.columns, by_name(X, features)
+        matrix: NDArray[np.float64] = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
+        width = matrix.shape[1] if names is None else len(names)
+        if reset:
+            self._remember(width, names)
+        elif names is None and not hasattr(self, "feature_names_in_") and width != self.n_features_in_:
+            raise ValueError(
+                f"X has {width} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
+                "as input"
+            )
+        return by_place(matrix, features) if names is None else matrix
+
+    def _remember(self, width: int, names: pd.Index | None) -> None:
+        self.n_features_in_ = width
+        if names is not None:
+            self.feature_names_in_ = names.to_numpy(dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
@@ -217,9 +248,9 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             if not low <= high:
                 raise ValueError(f"bounds of {split.feature} are ({low}, {high}); the lower must come first")
         if self.bounds == "data":
-            medians = [float(np.median(columns[split.feature])) for split in splits]
+            middles = [float(np.median(columns[split.feature])) for split in splits]
             start = [
-                s if low <= s <= high else m for s, m, (low, high) in zip(start, medians, bounds, strict=True)
+                s if low <= s <= high else m for s, m, (low, high) in zip(start, middles, bounds, strict=True)
             ]
         return settled(tree, bounds, (float(np.clip(s, *b)) for s, b in zip(start, bounds, strict=True)))
 
@@ -232,25 +263,3 @@ class MDTreeClassifier(ClassifierMixin, BaseEstimator):
             quantiles = {name: np.quantile(values, BOUND_QUANTILES) for name, values in columns.items()}
             return [(float(low), float(high)) for low, high in (quantiles[s.feature] for s in splits)]
         raise ValueError(f"bounds is {self.bounds!r}; it must be 'published', 'data' or a pair a threshold")
-
-
-def _medians(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the values of each column; 0 where there is none."""
-    missing = np.isnan(matrix)
-    if not missing.any():
-        return np.median(matrix, axis=0)
-    present = (values[~absent] for values, absent in zip(matrix.T, missing.T, strict=True))
-    return np.array([np.median(values) if len(values) else 0.0 for values in present])
-
-
-def _matrix(X: pd.DataFrame | ArrayLike, tree: Tree) -> NDArray[np.float64]:
-    """The features of the tree in the order of first use, shape (rows, features); NaN may be among them."""
-    features = tree.features()
-    if isinstance(X, pd.DataFrame):
-        if missing := [name for name in features if name not in X.columns]:
-            raise ValueError(f"X lacks the columns {missing}; the tree reads {features}")
-        X = np.column_stack([X[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in features])
-    matrix: NDArray[np.float64] = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
-    if matrix.shape[1] != len(features):
-        raise ValueError(f"X has {matrix.shape[1]} columns; an array must hold {features}, in that order")
-    return matrix

@@ -20,7 +20,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import LabelEncoder, StandardScaler
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import Tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 FOLDS = 3
 TREES = 50
@@ -36,6 +38,7 @@ class BoostedTrees(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: The labels seen, sorted.
+        n_features_in_: Columns of the training side.
     """
 
     def __init__(self, *, n_estimators: int = 100, max_depth: int = 6, random_state: int = 0) -> None:
@@ -47,11 +50,12 @@ class BoostedTrees(ClassifierMixin, BaseEstimator):
         """Fit the trees.
 
         Args:
-            X: Features of shape (rows, features).
+            X: Features of shape (rows, features); NaN is missing.
             y: Labels of shape (rows,).
 
         Raises:
             ImportError: If xgboost is not installed.
+            ValueError: If X or y is not of that kind.
         """
         try:
             from xgboost import XGBClassifier
@@ -59,6 +63,8 @@ class BoostedTrees(ClassifierMixin, BaseEstimator):
             raise ImportError(
                 "xgboost is not installed; install it with: pip install 'mdzoo[boost]'"
             ) from error
+        X, y = validate_data(self, X, y, ensure_all_finite="allow-nan")
+        check_classification_targets(y)
         self.encoder_ = LabelEncoder()
         codes = self.encoder_.fit_transform(y)
         self.classes_ = self.encoder_.classes_
@@ -68,14 +74,22 @@ class BoostedTrees(ClassifierMixin, BaseEstimator):
     def predict(self, X: ArrayLike) -> NDArray[np.object_]:
         """The label of each row, shape (rows,)."""
         check_is_fitted(self)
+        X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan")
         labels: NDArray[np.object_] = self.encoder_.inverse_transform(self.model_.predict(X))
         return labels
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """The probability of each label, shape (rows, labels), in the order of `classes_`."""
         check_is_fitted(self)
+        X = validate_data(self, X, reset=False, ensure_all_finite="allow-nan")
         shares: NDArray[np.float64] = self.model_.predict_proba(X)
         return shares
+
+    def __sklearn_tags__(self) -> Tags:
+        """Says that missing values are handled."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
 
 class Tuned(ClassifierMixin, BaseEstimator):
@@ -89,6 +103,7 @@ class Tuned(ClassifierMixin, BaseEstimator):
             could not be folded.
         best_: The chosen classifier, fitted to all of the training side.
         classes_: The labels seen, sorted.
+        n_features_in_: Columns of the training side.
     """
 
     def __init__(self, candidates: Sequence[Any]) -> None:
@@ -100,26 +115,30 @@ class Tuned(ClassifierMixin, BaseEstimator):
         Args:
             X: Features of shape (rows, features), without NaN.
             y: Labels of shape (rows,).
+
+        Raises:
+            ValueError: If X or y is not of that kind.
         """
-        X, y = np.asarray(X), np.asarray(y)
-        self.classes_, counts = np.unique(y, return_counts=True)
+        rows, labels = validate_data(self, X, y)
+        check_classification_targets(labels)
+        self.classes_, counts = np.unique(labels, return_counts=True)
         folds = min(FOLDS, int(counts.min()))
         foldable = folds > 1 and len(self.classes_) > 1 and len(self.candidates) > 1
-        self.scores_ = [_score(c, X, y, folds) for c in self.candidates] if foldable else []
+        self.scores_ = [_score(c, rows, labels, folds) for c in self.candidates] if foldable else []
         best = self.candidates[int(np.argmax(self.scores_)) if foldable else 0]
-        self.best_ = (clone(best) if len(self.classes_) > 1 else DummyClassifier()).fit(X, y)
+        self.best_ = (clone(best) if len(self.classes_) > 1 else DummyClassifier()).fit(rows, labels)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.str_]:
         """The label of each row, shape (rows,)."""
         check_is_fitted(self)
-        labels: NDArray[np.str_] = self.best_.predict(np.asarray(X))
+        labels: NDArray[np.str_] = self.best_.predict(validate_data(self, X, reset=False))
         return labels
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """The probability of each label, shape (rows, labels), in the order of `classes_`."""
         check_is_fitted(self)
-        shares: NDArray[np.float64] = self.best_.predict_proba(np.asarray(X))
+        shares: NDArray[np.float64] = self.best_.predict_proba(validate_data(self, X, reset=False))
         return shares
 
 

@@ -13,8 +13,9 @@ from sklearn.dummy import DummyClassifier
 
 from diagnose import DIAGNOSERS, FEATURE_SETS, Diagnoser, full_board, register
 from diagnose.baselines import BASELINE_SETS, BoostedTrees
+from diagnose.features import TASKS
 from diagnose.tuned import TUNED
-from zoo.tables import REMEDY_TASKS
+from zoo.tables import FAILURE_TASKS, REMEDIES, REMEDY_TASKS
 
 ANSWERS = {
     "temperature": ("small", "large"),
@@ -34,31 +35,34 @@ def _samples(diagnoser: Diagnoser, task: str, rows: int = 60) -> tuple[pd.DataFr
     return pd.DataFrame(data, index=range(rows)), np.where(first, *ANSWERS[task])
 
 
-BOARD = {diagnoser.name: diagnoser for diagnoser in full_board()}
-ASKED = [(name, task) for name, diagnoser in BOARD.items() for task in diagnoser.tasks]
+LEARNERS = [diagnoser for diagnoser in DIAGNOSERS.values() if diagnoser.features != "none"]
 
 
-@pytest.mark.parametrize(("name", "task"), [(name, task) for name, task in ASKED if name in DIAGNOSERS])
+@pytest.mark.parametrize(("name", "task"), [(d.name, task) for d in LEARNERS for task in d.tasks])
 def test_each_learns_what_each_of_its_features_tells(name: str, task: str) -> None:
-    if name == "majority":
-        pytest.skip("it reads no feature")
     diagnoser = DIAGNOSERS[name]
     X, y = _samples(diagnoser, task)
     assert (diagnoser.build(task, 42).fit(X, y).predict(X) == y).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", DIAGNOSERS)
-def test_each_handles_missing_values_and_a_single_class(name: str) -> None:
+def test_every_method_but_md_trees_answers_every_question() -> None:
+    for diagnoser in full_board():
+        assert diagnoser.tasks == (FAILURE_TASKS if diagnoser.name.startswith("md_tree") else TASKS)
+    assert sum(diagnoser.tasks == FAILURE_TASKS for diagnoser in DIAGNOSERS.values()) == 5
+    assert Diagnoser("own", "all", _build).tasks == TASKS
+
+
+@pytest.mark.parametrize(
+    "name", ["copied_label", "landscape_tree", "validation_logistic", "landscape_xgboost"]
+)
+def test_six_remedies_are_told_apart(name: str) -> None:
     diagnoser = DIAGNOSERS[name]
-    X, y = _samples(diagnoser, "temperature")
-    holes = X.mask(np.random.RandomState(1).rand(*X.shape) < 0.3)
-    holes.iloc[:, :1] = np.nan  # one of the features could not be had at all
-    assert set(diagnoser.build("temperature", 42).fit(holes, y).predict(holes)) <= {"small", "large"}
-    alone = diagnoser.build("temperature", 42).fit(X, ["large"] * len(X)).predict(X)
-    if name.startswith("md_tree"):
-        assert (alone == "large").mean() > 0.4  # bounded: it cannot give up its prior
-    else:
-        assert set(alone) == {"large"}
+    columns = list(FEATURE_SETS[diagnoser.features].columns["remedy"])
+    place = np.arange(72) % 6
+    draw = np.random.RandomState(0)
+    X = pd.DataFrame({c: (place if i == 0 else 0) + 0.1 * draw.rand(72) for i, c in enumerate(columns)})
+    y = np.array(REMEDIES)[place]
+    assert (diagnoser.build("remedy", 1).fit(X, y).predict(X) == y).mean() > 0.9
 
 
 def test_majority_is_the_most_frequent_answer() -> None:
@@ -128,19 +132,6 @@ def test_a_users_own_diagnoser_is_registered_by_name(monkeypatch: pytest.MonkeyP
 def test_what_does_not_exist_cannot_be_asked_for(diagnoser: Diagnoser, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         register(diagnoser)
-
-
-def test_the_policy_on_nulls_is_stated_and_kept() -> None:
-    """A hole is what the median of the training side would have been there."""
-    for name, diagnoser in DIAGNOSERS.items():
-        assert diagnoser.nulls == "median of the training side"
-        X, y = _samples(diagnoser, "width")
-        holes = X.mask(np.random.RandomState(2).rand(*X.shape) < 0.2)
-        filled = holes.fillna(holes.median())
-        first, second = (
-            diagnoser.build("width", 1).fit(table, y).predict(table) for table in (holes, filled)
-        )
-        assert first.tolist() == second.tolist(), name
 
 
 def test_what_does_not_draw_answers_alike_with_any_seed() -> None:

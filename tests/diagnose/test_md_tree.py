@@ -131,6 +131,65 @@ def test_frames_are_read_by_name_and_arrays_in_order_of_first_use() -> None:
     assert not hasattr(by_place, "feature_names_in_")
 
 
+def test_features_called_as_scikit_learn_calls_them_are_columns_by_number() -> None:
+    stump = Tree("x2", "width", "batch", start=10, bounds=(0, 20))
+    X = np.array([[9.0, 9, 1, 9], [9, 9, 3, 9], [9, 9, 7, 9]])
+    y = ["width", "width", "batch"]
+    tree = MDTreeClassifier(structure=stump, search="exact").fit(X, y)
+    assert tree.thresholds_.tolist() == [5]
+    assert tree.n_features_in_ == 4
+    unnamed = MDTreeClassifier(structure=stump, search="exact").fit(pd.DataFrame(X), y)
+    assert unnamed.predict(pd.DataFrame(X)).tolist() == y
+    named = pd.DataFrame(X[:, [2, 0]], columns=["x2", "x0"])
+    assert MDTreeClassifier(structure=stump, search="exact").fit(named, y).thresholds_.tolist() == [5]
+    with pytest.raises(
+        ValueError, match="X has 3 features, but MDTreeClassifier is expecting 4 features as input"
+    ):
+        tree.predict(X[:, :3])
+    with pytest.raises(ValueError, match=r"X has 2 columns; the tree reads \['x2'\], counted from x0"):
+        MDTreeClassifier(structure=stump).fit(X[:, :2], y)
+
+
+@pytest.mark.parametrize("search", ["published", "exact", "posterior"])
+@pytest.mark.parametrize("kind", [int, float, np.int8])
+def test_labels_that_are_numbers_are_answered_by_numbers_in_their_order(search: str, kind: type) -> None:
+    """In the order of their text 10 would come before 9."""
+    stump = Tree("x0", "9", Tree("x0", "10", "-1", start=6, bounds=(5, 9)), start=3, bounds=(1, 4))
+    X, y = np.arange(9.0)[:, None], np.array([9, 9, 9, 10, 10, 10, 10, -1, -1], dtype=kind)
+    tree = MDTreeClassifier(structure=stump, search=search).fit(X, y)
+    assert tree.classes_.tolist() == [-1, 9, 10]
+    assert tree.predict(X).dtype.kind == np.dtype(kind).kind
+    assert tree.score(X, y) > 0.7
+    assert (tree.classes_[tree.predict_proba(X).argmax(axis=1)] == tree.predict(X)).all()
+    assert tree.leaf_counts_.sum(axis=0).tolist() == [2, 3, 4]
+
+
+def test_numbers_beside_words_are_words() -> None:
+    stump = Tree("x0", "1", "other", start=3, bounds=(1, 4))
+    tree = MDTreeClassifier(structure=stump, search="exact").fit([[1.0], [2.0]], [1, 1])
+    assert tree.classes_.tolist() == ["1", "other"]
+    assert tree.predict([[0.0]]).tolist() == ["1"]
+
+
+def test_labels_that_are_no_labels_are_refused() -> None:
+    stump = Tree("x0", "1", "2", start=3, bounds=(1, 4))
+    for y, message in (
+        ([1.5, 2.0], "Unknown label type: continuous"),
+        ([1.0, np.nan], "Input y contains NaN"),
+        (None, "MDTreeClassifier requires y to be passed, but the target y is None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MDTreeClassifier(structure=stump).fit([[1.0], [2.0]], y)
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    X, y = _planted("temperature", rows=10)
+    with pytest.raises(
+        ValueError, match=r"X has 4 columns of the names \['train_error', .*it must have each once"
+    ):
+        MDTreeClassifier().fit(pd.concat([X, X[["hessian_t"]]], axis=1), y)
+
+
 def test_missing_values_are_medians_of_the_training_side() -> None:
     X, y = _planted("temperature", rows=201)
     tree = MDTreeClassifier(search="exact").fit(X, y)
