@@ -182,7 +182,9 @@ def _releases(
 
 
 def _print_standings(standings: Standings, as_json: bool) -> None:
-    for (diagnoser, reason), rows in standings.failures.items():
-        print(f"mdzoo: {diagnoser} gave no answer to {rows} rows: {reason}", file=sys.stderr)
+    for failure in standings.failures.reset_index(name="rows").to_dict("records"):
+        print(
+            "mdzoo: {diagnoser} gave no answer to {rows} rows: {reason}".format_map(failure), file=sys.stderr
+        )
     board = standings.leaderboard.to_json(orient="records")
     print(f'{{"leaderboard": {board}}}' if as_json else standings.page)

@@ -10,8 +10,9 @@ from diagnose.entrants import fingerprint, installed_entrants, load_entrant
 from diagnose.evaluate import answers, benchmark
 from diagnose.features import FEATURE_SETS, FeatureSet, feature_costs, feature_table
 from diagnose.labels import label
-from diagnose.leaderboard import aggregate, markdown
+from diagnose.leaderboard import aggregate
 from diagnose.md_tree import MDTreeClassifier
+from diagnose.pages import markdown
 from diagnose.protocols import (
     PROTOCOLS,
     PROTOCOLS_ALL,
@@ -24,6 +25,8 @@ from diagnose.protocols import (
     transfer,
 )
 from diagnose.published_cases import published_cases
+from diagnose.rankings import rankings
+from diagnose.scores import scores
 from diagnose.structures import STRUCTURES, Tree
 
 __all__ = [
@@ -61,7 +64,9 @@ __all__ = [
     "markdown",
     "published_cases",
     "random_cells",
+    "rankings",
     "register",
+    "scores",
     "seeds_of",
     "transfer",
 ]

@@ -146,6 +146,15 @@ def _md_tree(name: str, build: Callable[[str, int], MDTreeClassifier]) -> Diagno
     return _own(name, "landscape", build, FAILURE_TASKS)
 
 
+def md_trees(bounds: str) -> list[Diagnoser]:
+    """The MD trees by the three searches, within `published` bounds or those of the `data`."""
+    return [
+        _md_tree("md_tree", partial(_structured, "published", bounds)),
+        _md_tree("md_tree_exact", partial(_structured, "exact", bounds)),
+        _md_tree("md_tree_posterior", partial(_structured, "posterior", bounds)),
+    ]
+
+
 BASELINE_SETS = {
     "hyperparameter": "hyperparameter_complete",
     "validation": "validation",
@@ -168,6 +177,20 @@ def tuned_baselines() -> list[Diagnoser]:
         for method, build in TUNED.items()
         for name, features in BASELINE_SETS.items()
     ]
+
+
+def entrants_of(bounds: str, full: bool) -> list[Diagnoser]:
+    """Who competes on a zoo.
+
+    Args:
+        bounds: Where MD trees look for their thresholds: `published` on the authors' zoo, `data` on others.
+        full: Whether to add the tuned baselines that are not registered.
+    """
+    board = full_board() if full else list(DIAGNOSERS.values())
+    if bounds == "data":
+        return board
+    bounded = {diagnoser.name: diagnoser for diagnoser in md_trees(bounds)}
+    return [bounded.get(d.name, d) for d in board if d.name != "md_tree_published_bounds"]
 
 
 def full_board() -> list[Diagnoser]:
@@ -194,9 +217,7 @@ for _diagnoser in (
     _own("landscape_tree", "landscape", _tree, seeded=True),
     *(baseline for baseline in tuned_baselines() if baseline.name in _REGISTERED),
     _md_tree("md_tree_untrained", _untrained),
-    _md_tree("md_tree", partial(_structured, "published", "data")),
-    _md_tree("md_tree_exact", partial(_structured, "exact", "data")),
-    _md_tree("md_tree_posterior", partial(_structured, "posterior", "data")),
+    *md_trees("data"),
     # The bounds belong to ResNet-18 on CIFAR-10; on another zoo this shows how far they carry.
     _md_tree("md_tree_published_bounds", partial(_structured, "published", "published")),
 ):

@@ -9,19 +9,17 @@ import pandas as pd
 
 from diagnose.arena import Arena, predictions
 from diagnose.baselines import Diagnoser
-from diagnose.board_plots import plots
+from diagnose.board_plots import file_name, plots
 from diagnose.boards import Board
 from diagnose.cases import Cases
 from diagnose.exchange import Benchmark, publish
-from diagnose.leaderboard import aggregate, markdown
+from diagnose.leaderboard import aggregate
+from diagnose.pages import markdown
 from diagnose.rankings import rankings
 from diagnose.releases import Release, release_of
 from diagnose.scores import scores
 from zoo.storage import Store
 from zoo.tables import from_frame, to_bytes
-
-VERSUS = "md_tree"
-"""Whom the others are compared with: the MD tree by the published search."""
 
 
 class Standings(NamedTuple):
@@ -85,7 +83,7 @@ def judge(store: Store, benchmark: Benchmark) -> Standings:
             continue
         scored.append(scores(said))
         release = release_of(board, benchmark.releases)
-        rows.append(aggregate(said, benchmark.costs.get(board.zoo), release, VERSUS))
+        rows.append(aggregate(said, benchmark.costs.get(board.zoo), release))
         failed = said[said["predicted"].isna()].astype({"diagnoser": str, "reason": str})
         failures.append(failed.groupby(["diagnoser", "reason"]).size())
     leaderboard = pd.concat(rows, ignore_index=True)
@@ -94,7 +92,7 @@ def judge(store: Store, benchmark: Benchmark) -> Standings:
     tables = {"scores": pd.concat(scored), "leaderboard": leaderboard, "rankings": ranked}
     for name, table in tables.items():
         store.write(f"{name}.parquet", to_bytes(from_frame(name, table)))
-    for name, picture in plots(leaderboard, ranked).items():
-        store.write(f"plots/{name}.png", picture)
+    for name, picture in plots(leaderboard, ranked):
+        store.write(f"plots/{file_name(name)}", picture)
     store.write("leaderboard.md", page.encode())
     return Standings(leaderboard, ranked, page, pd.concat(failures).groupby(level=[0, 1]).sum())

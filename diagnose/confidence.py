@@ -7,6 +7,7 @@ replacement, each configuration by itself, and everything that follows from thei
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,7 @@ def confidences(
         leads to, has a single run: of its spread nothing is known.
     """
     unknown = {task: np.full(len(grid), np.nan) for task in answers}
-    sizes = runs.groupby("config_id").size().loc[grid["config_id"]].to_numpy()
+    sizes = runs.groupby("config_id").size().loc[grid["config_id"]].to_numpy(dtype=np.int64)
     known = _spread_is_known(sizes, steps)
     if not known.any():
         return unknown
@@ -56,7 +57,7 @@ def confidences(
     return {task: np.where(known, found / RESAMPLES, np.nan) for task, found in hits.items()}
 
 
-def _spread_is_known(sizes: NDArray[np.int64], steps: Mapping[str, Steps]) -> NDArray[np.bool_]:
+def _spread_is_known(sizes: NDArray[Any], steps: Mapping[str, Steps]) -> NDArray[np.bool_]:
     """Whether a configuration and all that its steps lead to have several runs."""
     alone = (sizes < 2).astype(float)
     neighbours = [own.best(alone, 0.0) for own in steps.values()]

@@ -155,8 +155,10 @@ def _diagnose(
             raise ValueError(f"predict gave the shape {predicted.shape}; it must give ({len(test)},)")
         probability, label_probability = _probabilities(fitted, test[columns], predicted, labels)
         silent = pd.isna(predicted)
-        predicted = np.where(silent, None, predicted.astype(str)).astype(object)
-        reason: Any = np.where(silent, ABSTAINED, None)
+        predicted = np.array(
+            [None if no else str(answer) for no, answer in zip(silent, predicted, strict=True)]
+        )
+        reason: Any = [ABSTAINED if no else None for no in silent]
     except Exception as error:  # a stranger's method may raise anything; its row says what
         predicted = np.full(len(test), None, dtype=object)
         probability = label_probability = nothing

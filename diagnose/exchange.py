@@ -131,7 +131,8 @@ def _rows(board: Board) -> Iterable[dict[str, object]]:
 
 def _splits(rows: pd.DataFrame) -> Iterable[Split]:
     """The selections of a board, from its rows of the table `splits`."""
-    for row in rows.itertuples():
-        sides = pd.Index(row.training, name="config_id"), pd.Index(row.test, name="config_id")
-        for draw in row.draws:
-            yield Split(row.protocol, int(row.level), int(draw), *sides)
+    for row in rows.to_dict("records"):
+        sides = (pd.Index(row[side], name="config_id") for side in ("training", "test"))
+        training, test = sides
+        for draw in row["draws"]:
+            yield Split(row["protocol"], int(row["level"]), int(draw), training, test)

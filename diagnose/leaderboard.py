@@ -1,110 +1,93 @@
-"""The leaderboard: accuracy of each diagnoser on each protocol, as a table and as Markdown."""
+"""The leaderboard: how good each diagnoser is on each board, with intervals, and against the MD tree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+import numpy as np
 import pandas as pd
 
-from diagnose.features import FEATURE_SETS
+from diagnose.intervals import Values, interval, matrices, resampled_means
+from diagnose.scores import judged_rows, scores
 from zoo.tables import SCHEMAS
 
-_BOARD = ["zoo", "training_zoo", "task", "protocol"]
-_ENTRY = ["diagnoser", "features", "track"]
+VERSUS = "md_tree"
+"""Whom all others are compared with: the MD tree by the published search."""
 
-LEGEND = (
-    "Percent of the test configurations diagnosed correctly: mean over the draws ± their standard deviation; "
-    "the best of a column in bold, of those that see no hidden hyperparameters. A column is a level of its "
-    "protocol (cells drawn, the largest data amount or width learned from, or zoos learned from), with the "
-    "configurations: learned from → diagnosed."
+ENTRY = ["diagnoser", "features", "track"]
+
+_MEANS = (
+    *("accuracy", "balanced_accuracy", "accuracy_clear", "accuracy_ambiguous", "answered", "log_loss"),
+    *("calibration_error", "regret", "seconds", "training_rows", "test_rows"),
 )
 
 
-def aggregate(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy over the draws.
+def aggregate(
+    predictions: pd.DataFrame,
+    costs: pd.DataFrame | None = None,
+    release: str | None = None,
+    versus: str = VERSUS,
+) -> pd.DataFrame:
+    """The entries of one board.
 
-    A prediction that is null counts as wrong: a diagnoser that fails gains nothing by it.
+    Accuracy is the mean over the draws of the accuracy on what a draw diagnoses. Its interval, and that of the
+    difference to another diagnoser, take draws and configurations as samples (see `diagnose.intervals`).
 
     Args:
-        predictions: Rows of the table `predictions`.
+        predictions: Rows of the table `predictions` of a single board, one for each draw.
+        costs: From `diagnose.feature_costs` of the zoo diagnosed; None: they are not known.
+        release: Label of the frozen benchmark that the board is of.
+        versus: Name of the diagnoser to compare with; where it is not among them, nothing is compared.
 
     Returns:
-        Rows of the table `leaderboard`, in the order in which the predictions came; accuracy (mean) and
-        spread (standard deviation, with n - 1; null for one draw) in percent.
+        Rows of the table `leaderboard`, in the order in which the diagnosers came.
+
+    Raises:
+        ValueError: If there are no rows, or those of several boards.
     """
-    keys = [*_BOARD, "level", *_ENTRY]
-    scored = predictions.assign(
-        accuracy=100.0 * (predictions["predicted"] == predictions["label"]).fillna(False).astype(bool)
-    )
-    per_draw = scored.groupby([*keys, "draw"], sort=False, as_index=False).agg(
-        accuracy=("accuracy", "mean"),
-        training_rows=("training_rows", "first"),
-        test_rows=("config_id", "size"),
-        package_version=("package_version", "first"),
-    )
-    board = per_draw.groupby(keys, sort=False, as_index=False).agg(
-        accuracy=("accuracy", "mean"),
+    place = predictions[["zoo", "training_zoo", "task", "protocol", "level"]].drop_duplicates()
+    if len(place) != 1:
+        raise ValueError(f"aggregate takes the predictions of one board; these are of {len(place)}")
+    scored = scores(predictions)
+    table = scored.groupby(ENTRY, sort=False, observed=True).agg(
+        **{name: (name, "mean") for name in _MEANS},
         spread=("accuracy", "std"),
         draws=("draw", "size"),
-        training_rows=("training_rows", "mean"),
-        test_rows=("test_rows", "mean"),
         package_version=("package_version", "first"),
     )
-    return board[SCHEMAS["leaderboard"].names]
+    resamples = resampled_means(matrices(judged_rows(predictions)))
+    return (
+        table.reset_index()
+        .astype(dict.fromkeys(ENTRY, str))
+        .assign(release=release, **{str(name): value for name, value in place.iloc[0].items()})
+        .merge(_intervals(resamples), on="diagnoser")
+        .merge(_differences(scored, resamples, versus), on="diagnoser")
+        .merge(_costs(costs), on="features", how="left")[SCHEMAS["leaderboard"].names]
+    )
 
 
-def markdown(leaderboard: pd.DataFrame, costs: pd.DataFrame | None = None) -> str:
-    """The leaderboard as Markdown: what the features cost, then a table a protocol, a row a diagnoser.
-
-    Diagnosers are sorted by their mean over the levels, best first. One of the track `hidden` is never the
-    best: it sees what the diagnosis is about.
-
-    Args:
-        leaderboard: Rows of the table `leaderboard`.
-        costs: From `feature_costs`; None shows only how many trained models a set takes at least.
-    """
-    lines = ["# Leaderboard", "", LEGEND, "", *_costs(list(leaderboard["features"].unique()), costs), ""]
-    for (zoo, learned, task), part in leaderboard.groupby(_BOARD[:3], sort=False):
-        lines += [f"## {zoo}, {task}" + ("" if zoo == learned else f" (learned from {learned})"), ""]
-        for protocol, board in part.groupby("protocol", sort=False):
-            lines += [f"### {protocol}", "", *_table(board), ""]
-    return "\n".join(lines)
+def _intervals(resamples: dict[str, Values]) -> pd.DataFrame:
+    rows = [(name, *interval(means)) for name, means in resamples.items()]
+    return pd.DataFrame(rows, columns=["diagnoser", "low", "high"])
 
 
-def _costs(names: list[str], costs: pd.DataFrame | None) -> Iterator[str]:
-    """The lines of the table of feature sets."""
-    yield _line(["features", "track", "trained models", "sample passes"])
-    yield _line(["---", "---", "---:", "---:"])
-    for name in names:
-        if costs is not None and name in costs.index:
-            track, models, passes = costs.loc[name, ["track", "models", "sample_passes"]]
-            yield _line([name, str(track), f"{models:g}", f"{passes:,.0f}"])
-        elif name in FEATURE_SETS:
-            yield _line([name, FEATURE_SETS[name].track, f"at least {FEATURE_SETS[name].models}", ""])
+def _differences(scored: pd.DataFrame, resamples: dict[str, Values], versus: str) -> pd.DataFrame:
+    """Of all but the one that is compared with."""
+    columns = ["diagnoser", "versus", "difference", "difference_low", "difference_high"]
+    if versus not in resamples:
+        return pd.DataFrame([(name, None, *[np.nan] * 3) for name in resamples], columns=columns)
+    accuracies = scored.groupby("diagnoser", observed=True)["accuracy"].mean()
+    rows = [
+        (name, versus, accuracies[name] - accuracies[versus], *interval(means - resamples[versus]))
+        if name != versus
+        else (name, None, *[np.nan] * 3)
+        for name, means in resamples.items()
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _table(board: pd.DataFrame) -> Iterator[str]:
-    """The lines of one protocol's table."""
-    sizes = board.groupby("level")[["training_rows", "test_rows"]].first()
-    head = [f"{level:,} ({a:.0f} → {b:.0f})" for level, a, b in sizes.itertuples()]
-    yield _line(["diagnoser", "features", "track", *head])
-    yield _line(["---"] * 3 + ["---:"] * len(head))
-    scores = board.pivot(index=_ENTRY, columns="level", values="accuracy").round(1)
-    spreads = board.pivot(index=_ENTRY, columns="level", values="spread")
-    best = scores[scores.index.get_level_values("track") != "hidden"].max()
-    for entry in scores.mean(axis=1).sort_values(ascending=False, kind="stable").index:
-        cells = [str(part) for part in entry] + [
-            _cell(*numbers) for numbers in zip(scores.loc[entry], spreads.loc[entry], best, strict=True)
-        ]
-        yield _line(cells)
-
-
-def _cell(score: float, spread: float, best: float) -> str:
-    if pd.isna(score):
-        return ""
-    number = f"**{score:.1f}**" if score == best else f"{score:.1f}"
-    return number if pd.isna(spread) else f"{number} ± {spread:.1f}"
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _costs(costs: pd.DataFrame | None) -> pd.DataFrame:
+    columns = ["features", "models", "sample_passes"]
+    if costs is None:
+        return pd.DataFrame(columns=columns).astype(
+            {"features": str, "models": float, "sample_passes": float}
+        )
+    return costs.reset_index()[columns]

@@ -92,7 +92,8 @@ def _check(benchmark: Benchmark, rows: pd.DataFrame) -> None:
     if taken := sorted(set(rows["diagnoser"]) & set(benchmark.diagnosers)):
         raise ValueError(f"the benchmark has diagnosers of the names {taken}; choose others")
     known = {(board.task, split.split_id): split for board in benchmark.boards for split in board.splits}
-    for cell, part in rows.groupby(["task", "split_id"], sort=False):
+    for (task, split_id), part in rows.groupby(["task", "split_id"], sort=False):
+        cell = str(task), str(split_id)
         if cell not in known:
             raise ValueError(
                 f"the benchmark has no selection {cell[1]!r} of the task {cell[0]!r}; its selections are in "
@@ -103,9 +104,9 @@ def _check(benchmark: Benchmark, rows: pd.DataFrame) -> None:
                 f"selection {cell[1]} of the task {cell[0]} does not ask for {len(strange)} configurations of "
                 f"the file, such as {strange[0]}; it asks for those in its column `test`"
             )
-    cell = [name for name in ("diagnoser", "task", "split_id", "draw", "config_id") if name in rows]
-    if (twice := rows.duplicated(cell)).any():
-        first = rows.loc[twice, cell].iloc[0].to_dict()
+    key = [name for name in ("diagnoser", "task", "split_id", "draw", "config_id") if name in rows]
+    if (twice := rows.duplicated(key)).any():
+        first = rows.loc[twice, key].iloc[0].to_dict()
         raise ValueError(f"{int(twice.sum())} rows answer what another has answered, such as {first}")
     _check_answers(rows)
     if "features" in rows and (unknown := sorted(set(rows["features"]) - set(FEATURE_SETS))):
@@ -178,7 +179,7 @@ def _judged(board: Board, benchmark: Benchmark, test: pd.Index, own: pd.DataFram
             "label_probability": _probability(told, answers["label"].to_numpy(dtype=object)),
             "regret": cases.regret(board.task, test, predicted),
             "clear": answers["clear"].to_numpy(),
-            "reason": np.where(pd.isna(predicted), silent, None),
+            "reason": pd.Series(silent, dtype=object).where(pd.isna(predicted), None).to_numpy(),
             "package_version": version("mdzoo"),
         }
     )
