@@ -13,11 +13,12 @@ from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from diagnose.leaderboard import ENTRY
 from zoo.tables import FAILURE_TASKS, SCHEMAS
 
-RESAMPLES = 200
+RESAMPLES = 100
 """Of the boards, for the interval of an Elo rating."""
 
 SIGNIFICANCE = 0.05
@@ -80,7 +81,8 @@ def _elo(wide: pd.DataFrame) -> pd.DataFrame:
     wins = 100 * (1 - (wide.rank(axis="columns", ascending=False).mean() - 1) / rivals)
     draws = np.random.default_rng(0)
     boards = [draws.integers(len(wide), size=len(wide)) for _ in range(RESAMPLES)]
-    resampled = pd.DataFrame([_ratings(wide.iloc[places]) for places in boards])
+    with threadpool_limits(1):  # matrices so small lose by being shared out
+        resampled = pd.DataFrame([_ratings(wide.iloc[places]) for places in boards])
     low, high = (resampled.quantile(share) for share in (0.025, 0.975))
     return pd.DataFrame({"win_rate": wins, "elo": _ratings(wide), "elo_low": low, "elo_high": high})
 

@@ -17,7 +17,7 @@ import pytest
 from diagnose import Cases, ZooTables, cases_of, label, published_cases
 from diagnose.features import METRICS
 from zoo.config import TrainConfig
-from zoo.tables import to_table
+from zoo.tables import from_frame, to_table
 
 
 def _config_row(parameters: int = 1, **settings: Any) -> dict[str, Any]:
@@ -102,6 +102,28 @@ def _published_rows(authors: dict[float, pd.DataFrame], column: str, smallest_wi
     both = both.assign(label=both[column], config_id=[f"{i:04}" for i in range(len(both))])
     kept = both[(both["label"] != "optimal") & (both["width"] >= smallest_width)]
     return kept.set_index("config_id")
+
+
+def _said(labels: Iterable[str], predicted: Iterable[str | None], **given: Any) -> pd.DataFrame:
+    """Predictions of one diagnoser on one selection, as a table gives them back."""
+    rows = pd.DataFrame({"label": list(labels), "predicted": list(predicted)})
+    place = {
+        "zoo": "made",
+        "training_zoo": "made",
+        "task": "temperature",
+        "protocol": "random_cells",
+        "level": 1,
+    }
+    entry = {"diagnoser": "x", "features": "validation", "track": "single", "draw": 1, "split_id": "s"}
+    known = {"training_rows": 5, "clear": True, "regret": 0.0, "seconds": 0.1, "package_version": "0"}
+    rows = rows.assign(**(place | entry | known | given), config_id=[f"c{i}" for i in range(len(rows))])
+    return from_frame("predictions", rows).to_pandas(strings_to_categorical=True)
+
+
+@pytest.fixture(scope="session")
+def said() -> Callable[..., pd.DataFrame]:
+    """(labels, predicted, columns) -> predictions of one diagnoser on one selection."""
+    return _said
 
 
 @pytest.fixture(scope="session")
