@@ -210,7 +210,9 @@ def test_a_track_that_does_not_exist_is_refused(tables: Make) -> None:
 
 def test_a_recipe_of_pairs_alone_is_measured_on_the_single_track_too(tables: Make) -> None:
     """What is refused is a recipe that the zoo lacks, not a checkpoint without metrics."""
-    assert np.isnan(tables([_metric("cka", 0.5, other_run_id="x")], track="single")["cka"])
+    rows = [_metric("cka", 0.5, other_run_id="x"), _metric("hessian_trace", 2, recipe="paper")]
+    row = tables(rows, track="single")
+    assert row[["cka", "hessian_trace"]].isna().all()
 
 
 def test_remedies_are_asked_of_the_same_sets_and_the_hyperparameters_whole() -> None:

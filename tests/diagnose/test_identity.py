@@ -39,7 +39,7 @@ class Model(ClassifierMixin, BaseEstimator):
 FILES = {
     "own_models/__init__.py": "",
     "own_models/model.py": MODEL,
-    "own_models/parts.py": "from own_models.deep import SIZE\nclass Part: pass\n",
+    "own_models/parts.py": "from own_models import deep\nclass Part: pass\n",
     "own_models/deep.py": "SIZE = 3\n",
     "own_models/unused.py": "SIZE = 3\n",
     "own_builds.py": (
@@ -70,7 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("own_builds.py", True),  # the build function
         ("own_models/model.py", True),  # the class of a step of the pipeline
         ("own_models/parts.py", True),  # what that imports of its package
-        ("own_models/deep.py", True),  # and what this imports, if only a number
+        ("own_models/deep.py", True),  # and what this imports in turn
         ("own_models/__init__.py", True),  # what runs before
         ("own_sizes.py", True),  # what the build function imports from beside it
         ("own_models/unused.py", False),
