@@ -47,7 +47,8 @@ class RemedyAdvisor(ClassifierMixin, BaseEstimator):
         classifier: Unfitted, with `predict_proba`; None: extra trees.
         regressor: Unfitted, of several outputs; None: extra trees. Needed only where gains are given.
         decide: `probability`: the likeliest answer. `gain`: that of the largest expected gain, or `nothing`, where
-            that is an answer and the gain below `diagnose.labels.WORTHWHILE`.
+            that is an answer and the gain below `diagnose.labels.WORTHWHILE`; fitted without gains it is the
+            likeliest answer all the same.
         abstain_below: The answer is None where the largest probability is smaller.
 
     Attributes:
@@ -79,14 +80,12 @@ class RemedyAdvisor(ClassifierMixin, BaseEstimator):
             gains: A column an answer: the gain in test accuracy from acting on it, in points.
 
         Raises:
-            ValueError: If a parameter is out of its bounds, or gains are needed and not given.
+            ValueError: If a parameter is out of its bounds.
         """
         if self.decide not in DECISIONS:
             raise ValueError(f"decide is {self.decide!r}; it must be one of {DECISIONS}")
         if not 0 <= self.abstain_below <= 1:
             raise ValueError(f"abstain_below is {self.abstain_below}; it must be in [0, 1]")
-        if gains is None and self.decide == "gain":
-            raise ValueError("decide is 'gain', but no gains were given; pass them to fit")
         matrix, labels = validate_data(self, X, y, ensure_all_finite="allow-nan", dtype=np.float64)
         self.classes_ = np.unique(labels)
         model = _imputed(self.classifier, ExtraTreesClassifier(200, min_samples_leaf=2, random_state=0))
@@ -102,7 +101,8 @@ class RemedyAdvisor(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: ArrayLike) -> Values:
         """The probability of each label, shape (rows, labels), in the order of `classes_`."""
-        return _scaled(_aligned(self.model_, self._matrix(X), self.classes_), self.temperature_)
+        matrix = self._matrix(X)
+        return _scaled(_aligned(self.model_, matrix, self.classes_), self.temperature_)
 
     def expected_gains(self, X: ArrayLike) -> pd.DataFrame:
         """The gain to expect from each answer, in points, a column an answer.
@@ -120,7 +120,7 @@ class RemedyAdvisor(ClassifierMixin, BaseEstimator):
         """The answer to each row, shape (rows,); None where it abstains, which is no action and gains nothing."""
         shares = self.predict_proba(X)
         answers = self.classes_[shares.argmax(axis=1)]
-        if self.decide == "gain":
+        if self.decide == "gain" and self.regressor_ is not None:
             answers = self._most_gaining(self.expected_gains(X))
         if not self.abstain_below:
             return np.asarray(answers)

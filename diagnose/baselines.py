@@ -20,11 +20,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from diagnose.advice import RemedyAdvisor
 from diagnose.features import FEATURE_SETS, TASKS
 from diagnose.md_tree import MDTreeClassifier
 from diagnose.structures import STRUCTURES
 from diagnose.tuned import TUNED, BoostedTrees
-from zoo.tables import FAILURE_TASKS
+from zoo.tables import FAILURE_TASKS, REMEDY_TASKS
 
 __all__ = [
     "BASELINE_SETS",
@@ -146,6 +147,20 @@ def _md_tree(name: str, build: Callable[[str, int], MDTreeClassifier]) -> Diagno
     return _own(name, "landscape", build, FAILURE_TASKS)
 
 
+def advisors() -> list[Diagnoser]:
+    """Advisors on the whole question: of several runs, of one checkpoint, and one that would rather say nothing."""
+    gaining = partial(_advisor, "gain", 0.0)
+    return [
+        _own("advisor", "all", gaining, REMEDY_TASKS),
+        _own("advisor_single", "single_checkpoint", gaining, REMEDY_TASKS),
+        _own("advisor_cautious", "all", partial(_advisor, "probability", 0.5), REMEDY_TASKS),
+    ]
+
+
+def _advisor(decide: str, abstain_below: float, task: str, seed: int) -> RemedyAdvisor:
+    return RemedyAdvisor(decide=decide, abstain_below=abstain_below)
+
+
 def md_trees(bounds: str) -> list[Diagnoser]:
     """The MD trees by the three searches, within `published` bounds or those of the `data`."""
     return [
@@ -218,6 +233,7 @@ for _diagnoser in (
     *(baseline for baseline in tuned_baselines() if baseline.name in _REGISTERED),
     _md_tree("md_tree_untrained", _untrained),
     *md_trees("data"),
+    *advisors(),
     # The bounds belong to ResNet-18 on CIFAR-10; on another zoo this shows how far they carry.
     _md_tree("md_tree_published_bounds", partial(_structured, "published", "published")),
 ):

@@ -17,6 +17,7 @@ import pandas as pd
 
 from diagnose.boards import Board
 from diagnose.cases import SETTINGS, Cases
+from diagnose.labels import GAINS
 from diagnose.protocols import Split
 from diagnose.releases import Release
 from zoo.storage import Store
@@ -103,9 +104,8 @@ def _cases(store: Store, zoo: str) -> Cases:
     rows = pd.read_parquet(store.root / f"answers/{quote(zoo)}.parquet").set_index("config_id")
     answers, gains = {}, {}
     for task, own in rows.groupby("task", sort=False):
-        gained = own.filter(like=GAIN).dropna(axis="columns", how="all")
         answers[str(task)] = own[["label", "clear"]]
-        gains[str(task)] = gained.rename(columns=lambda name: name.removeprefix(GAIN))
+        gains[str(task)] = own.rename(columns=lambda name: name.removeprefix(GAIN))[list(GAINS[str(task)])]
     settings = pd.read_parquet(store.root / f"cases/{quote(zoo)}.parquet", columns=["config_id", *SETTINGS])
     return Cases(settings.drop_duplicates("config_id").set_index("config_id"), {}, answers, gains)
 

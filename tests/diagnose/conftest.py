@@ -19,6 +19,8 @@ from diagnose.features import METRICS
 from zoo.config import TrainConfig
 from zoo.tables import from_frame, to_table
 
+PAIR_METRICS = ("mode_connectivity", "mode_connectivity_peak", "cka", "agreement", "l2_distance")
+
 
 def _config_row(parameters: int = 1, **settings: Any) -> dict[str, Any]:
     """A row of `configs`; what is not given is that of a small grid on digits."""
@@ -66,6 +68,8 @@ def _measured(config: dict[str, Any], draw: np.random.RandomState) -> Iterable[d
         value = float(draw.rand() * config["batch_size"] - (40 if "peak" in metric else 0))
         run_id = f"{config['config_id']}-{seed}"
         row = {"config_id": config["config_id"], "run_id": run_id, "step": 9, "metric": metric}
+        if metric in PAIR_METRICS:
+            row["other_run_id"] = f"{config['config_id']}-{1 - seed}"
         yield row | {"recipe": "default", "split": "train", "value": value}
 
 

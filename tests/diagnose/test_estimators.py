@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from diagnose import MDTreeClassifier, Tree
+from diagnose.advice import RemedyAdvisor
 from diagnose.md_tree import SEARCHES
 from diagnose.tuned import BoostedTrees, Tuned
 
@@ -30,6 +31,7 @@ CHECKED = [
     *(MDTreeClassifier(structure=NUMBERS, search=search) for search in SEARCHES),
     MDTreeClassifier(structure=NUMBERS, search="exact", bounds="data"),
     BoostedTrees(n_estimators=5),
+    RemedyAdvisor(DecisionTreeClassifier(random_state=0), regressor=DecisionTreeRegressor(random_state=0)),
     Tuned([DecisionTreeClassifier(max_depth=2, random_state=0), DecisionTreeClassifier(random_state=0)]),
 ]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diagnose.evaluate import ZooTables
+from diagnose import ZooTables
 from diagnose.one_step import (
     ACTIONS,
     IDENTITY,
