@@ -73,7 +73,7 @@ class Split:
     @cached_property
     def split_id(self) -> str:
         """Hash of the configurations on either side: equal for draws that select the same."""
-        sides = ["\n".join(sorted(map(str, side))) for side in (self.training, self.test)]
+        sides = ["\n".join(sorted(side.tolist())) for side in (self.training, self.test)]
         return content_id("\n\n".join(sides).encode(), 16)
 
 
@@ -108,11 +108,11 @@ def random_cells(
     if len(counts) and min(counts) < 1:
         raise ValueError(f"level {min(counts)} selects no cell to learn from; ask for at least 1")
     protocol = "random_cells" if tuple(axes) == CELL else "random_" + "_".join(axes)
-    places = pd.MultiIndex.from_frame(rows[list(axes)])
+    places = pd.MultiIndex.from_frame(cells).get_indexer(pd.MultiIndex.from_frame(rows[list(axes)]))
     for level in counts:
         for draw in draws:
             drawn = np.random.RandomState(draw).choice(len(cells), size=level, replace=False)
-            learned = places.isin(pd.MultiIndex.from_frame(cells.iloc[drawn]))
+            learned = np.isin(places, drawn)
             yield from _split(protocol, level, draw, rows, learned, learn_from)
 
 
@@ -229,18 +229,23 @@ PROTOCOLS_ALL: dict[str, Protocol] = _protocols("all")
 
 def _source(rows: pd.DataFrame, learn_from: str) -> pd.DataFrame:
     """The rows that may be learned from."""
+    return rows[_is_source(rows, learn_from)]
+
+
+def _is_source(rows: pd.DataFrame, learn_from: str) -> np.ndarray:
+    """Which rows may be learned from."""
     if learn_from not in SUFFIXES:
         raise ValueError(f"learn_from is {learn_from!r}; it must be one of {list(SUFFIXES)}")
     if learn_from == "all":
-        return rows
-    return rows[(rows["label_noise"] == 0) == (learn_from == "clean")]
+        return np.ones(len(rows), dtype=bool)
+    return ((rows["label_noise"] == 0) == (learn_from == "clean")).to_numpy()
 
 
 def _split(
     protocol: str, level: int, draw: int, rows: pd.DataFrame, learned: np.ndarray, learn_from: str
 ) -> Iterator[Split]:
     """The split, unless one of its sides is empty."""
-    source = rows.index.isin(_source(rows, learn_from).index)
+    source = _is_source(rows, learn_from)
     test = ~learned if source.all() and learn_from != "noisy" else ~source
     if (source & learned).any() and test.any():
         yield Split(

@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 def test_help_teaches_every_verb():
     done = mdzoo("--help")
     assert done.returncode == 0
-    for verb in ("build", "status", "benchmark", "plot"):
+    for verb in ("build", "status", "benchmark", "score", "plot"):
         assert f"\n  {verb}" in done.stdout
         assert mdzoo(verb, "--help").returncode == 0
     assert "mdzoo build demo --out zoos/demo" in done.stdout
@@ -118,7 +118,7 @@ def test_status(folder):
 
 def test_benchmark_writes_a_leaderboard(folder):
     out = folder / "benchmark"
-    done = mdzoo("benchmark", folder / "one", folder / "two", "--out", out)
+    done = mdzoo("benchmark", folder / "one", folder / "two", "--out", out, "--draws", 2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (out / "leaderboard.md").read_text().strip()
     board = tables.from_bytes("leaderboard", (out / "leaderboard.parquet").read_bytes(), "it").to_pandas()
@@ -128,15 +128,73 @@ def test_benchmark_writes_a_leaderboard(folder):
     assert {"random_cells", "data_amount_limited", "width_limited", "transfer"} <= set(board["protocol"])
     assert board["accuracy"].between(0, 100).all()
     assert board["training_rows"].gt(0).all()
-    predictions = tables.from_bytes(
-        "predictions", (out / "predictions.parquet").read_bytes(), "it"
-    ).to_pandas()
+    predictions = pd.read_parquet(out / "predictions")
     noisy = zoo.open(folder / "one").table("configs").query("label_noise > 0")["config_id"]
-    within = predictions.query("zoo == 'one' and training_zoo == 'one'")
-    within = within[~within["protocol"].str.endswith("_from_noisy")]
+    within = predictions.query("zoo == 'one' and training_zoo == 'one' and task == 'temperature'")
     assert set(within["config_id"]) <= set(noisy), (
         "a zoo with label noise is learned from its clean half alone"
     )
+    assert set(board["task"]) == {"temperature", "width", "data", "remedy", "remedy_whole"}
+    assert board["release"].isna().all()
+    for table in ("scores", "rankings", "splits"):
+        assert tables.from_bytes(table, (out / f"{table}.parquet").read_bytes(), "it").num_rows
+    pictures = {path.name for path in (out / "plots").iterdir()}
+    assert {"cost_one_temperature.png", "ranks_two_width.png"} <= pictures
+
+
+def test_a_benchmark_run_again_asks_nothing_and_is_the_same(folder, tmp_path):
+    command = ("benchmark", folder / "one", "--out", tmp_path, "--draws", 1, "--freeze", "mine-1")
+    first = mdzoo(*command)
+    assert first.returncode == 0, first.stderr
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").iterdir()}
+    release = ("--release", tmp_path / "release.json")
+    again = mdzoo("benchmark", folder / "one", "--out", tmp_path, "--draws", 1, *release)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").iterdir()} == written
+    assert "boards of mine-1 (" in first.stdout
+    assert again.stdout == first.stdout
+    other = mdzoo("benchmark", folder / "one", "--out", tmp_path, "--draws", 2, *release)
+    assert other.returncode == 1
+    assert "boards have other selections than release mine-1, such as one~temperature~" in other.stderr
+
+
+def test_predictions_made_elsewhere_are_scored(folder, tmp_path):
+    out = tmp_path / "benchmark"
+    assert mdzoo("benchmark", folder / "one", "--out", out, "--draws", 1).returncode == 0
+    splits, answers = (
+        pd.read_parquet(out / "splits.parquet"),
+        pd.read_parquet(out / "answers" / "one.parquet"),
+    )
+    asked = splits.query("task == 'width'").drop_duplicates("split_id")[["task", "split_id", "test"]]
+    rows = (
+        asked.explode("test").rename(columns={"test": "config_id"}).assign(diagnoser="seer", features="none")
+    )
+    truth = answers.query("task == 'width'").set_index("config_id")["label"]
+    rows.assign(predicted=rows["config_id"].map(truth)).to_csv(tmp_path / "seer.csv", index=False)
+    done = mdzoo("score", tmp_path / "seer.csv", "--benchmark", out)
+    assert done.returncode == 0, done.stderr
+    board = pd.read_parquet(out / "leaderboard.parquet")
+    seer = board[board["diagnoser"] == "seer"]
+    assert len(seer) == len(board.query("diagnoser == 'majority' and task == 'width'"))
+    assert set(seer["accuracy"]) == {100.0}
+    assert "| seer | none | single |" in done.stdout
+    rows.assign(predicted="depth").to_csv(tmp_path / "seer.csv", index=False)
+    wrong = mdzoo("score", tmp_path / "seer.csv", "--benchmark", out)
+    assert wrong.returncode == 1
+    assert "answers ['depth'] to the task width; its answers are ['width', 'batch']" in wrong.stderr
+
+
+def test_a_scikit_learn_classifier_competes_by_its_name(folder, tmp_path):
+    neighbours = "sklearn.neighbors:KNeighborsClassifier@landscape"
+    done = mdzoo(
+        "benchmark", folder / "one", "--out", tmp_path, "--draws", 1, "--diagnoser", neighbours, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    board = pd.DataFrame(json.loads(done.stdout)["leaderboard"])
+    assert set(board.query(f"diagnoser == '{neighbours}'")["features"]) == {"landscape"}
+    wrong = mdzoo("benchmark", folder / "one", "--out", tmp_path, "--diagnoser", "sklearn.neighbors:Nobody")
+    assert wrong.returncode == 1
+    assert "has no 'Nobody'" in wrong.stderr
 
 
 def test_benchmark_refuses_zoos_that_it_cannot_tell_apart(folder, tmp_path):
