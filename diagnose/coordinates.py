@@ -46,6 +46,7 @@ FEATURES: Mapping[str, Scale] = {
     "test_error": Scale(_log_percent, 2),
     "test_loss": Scale(_log_loss, 2),
     "mode_connectivity_peak": Scale(_log_barrier, 2),
+    "mode_connectivity": Scale(_itself, 20),
     "CKA": Scale(_itself, 0.5),
     "hessian_t": Scale(_itself, 4),
     "hessian_e": Scale(_itself, 4),
