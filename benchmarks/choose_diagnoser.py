@@ -24,12 +24,10 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 
-from diagnose import coordinates, tree_prior
+from diagnose import MDGaussianProcess, MDTreeClassifier, coordinates, tree_prior
 from diagnose.baselines import DIAGNOSERS, Diagnoser, tuned_baselines
 from diagnose.coordinates import FEATURES
 from diagnose.features import FEATURE_SETS
-from diagnose.gaussian_process import MDGaussianProcess
-from diagnose.md_tree import MDTreeClassifier
 from diagnose.protocols import Split, limited, random_cells
 from diagnose.published import CASES
 

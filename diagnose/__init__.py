@@ -6,6 +6,7 @@ Tables in, tables out; nothing here imports torch or ray.
 from diagnose.baselines import DIAGNOSERS, Diagnoser, full_board, register
 from diagnose.evaluate import ZooTables, benchmark
 from diagnose.features import FEATURE_SETS, FeatureSet, feature_costs, feature_table
+from diagnose.gaussian_process import MDGaussianProcess
 from diagnose.labels import label
 from diagnose.leaderboard import aggregate, markdown
 from diagnose.md_tree import MDTreeClassifier
@@ -30,6 +31,7 @@ __all__ = [
     "STRUCTURES",
     "Diagnoser",
     "FeatureSet",
+    "MDGaussianProcess",
     "MDTreeClassifier",
     "Split",
     "Tree",

@@ -64,7 +64,7 @@ class MDGaussianProcess(ClassifierMixin, BaseEstimator):
         columns_: The columns that are read, in the order in which an array must hold them; None where an
             array was given without a structure.
         medians_: What replaces a missing value of each; 0 for a feature that is missing everywhere.
-        prior_: The trees with the rates at which they miss; None without a structure.
+        prior_: The trees with the rates at which they miss; None without a structure or a choice of labels.
         coordinates_: The spaces in which rows are near or far.
         log_evidence_: Log probability of the training labels, of each process; shape (processes,).
         n_features_in_: Columns of the training side.
@@ -109,7 +109,8 @@ class MDGaussianProcess(ClassifierMixin, BaseEstimator):
         complete = self._complete(matrix)
         self.coordinates_ = Coordinates.of(self._measured, complete[:, : self._width])
         self._rows = self.coordinates_.place(complete[:, : self._width])
-        self.prior_ = tree_prior(trees, self._frame(complete), labels) if trees else None
+        asked = len(trees) > 0 and len(self.classes_) > 1
+        self.prior_ = tree_prior(trees, self._frame(complete), labels) if asked else None
         votes = self.prior_.training if self.prior_ else np.zeros((len(labels), len(self.classes_)))
         kernel = self.amplitude**2 * covariance(self._rows, self._rows)
         self._modes = {

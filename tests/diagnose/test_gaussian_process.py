@@ -13,9 +13,8 @@ from scipy.special import expit, log_expit
 from scipy.stats import norm
 from sklearn.utils.estimator_checks import check_estimator
 
-from diagnose import MDTreeClassifier, Tree
+from diagnose import MDGaussianProcess, MDTreeClassifier, Tree
 from diagnose.coordinates import AMOUNTS, FEATURES, Coordinates, covariance
-from diagnose.gaussian_process import MDGaussianProcess
 from diagnose.laplace import laplace, probabilities
 from diagnose.tree_prior import tree_prior
 
@@ -127,8 +126,8 @@ def test_near_many_rows_the_data_overrule_the_trees() -> None:
     tree = MDTreeClassifier(structure="width", search="posterior").fit(X, _problem("width", 300)[1])
     against = np.where(tree.predict(X) == "width", "batch", "width")
     nearby = X + 1e-3
-    bounds = MDGaussianProcess(structure="width").fit(X, against)
-    assert (bounds.predict(nearby) == against).mean() > 0.95
+    process = MDGaussianProcess(structure="width").fit(X, against)
+    assert (process.predict(nearby) == against).mean() > 0.95
 
 
 def test_a_tree_is_as_sure_as_it_proved_right_on_rows_it_had_not_seen() -> None:
@@ -194,6 +193,12 @@ def test_of_one_label_a_structure_may_answer_the_other_and_no_structure_does_not
     assert (chance > 1.2 * process.predict_proba(X)[:, 0]).all()
     alone = MDGaussianProcess(structure=None).fit(X, ["small"] * rows)
     assert alone.predict_proba(other).tolist() == [[1.0]] * rows
+
+
+def test_a_structure_of_one_label_gives_it() -> None:
+    X = _features(10)
+    process = MDGaussianProcess(structure=Tree("CKA", "x", "x", 0.5, (0.2, 0.8))).fit(X, ["x"] * 10)
+    assert process.predict_proba(X).tolist() == [[1.0]] * 10
 
 
 def test_six_labels_have_probabilities_that_add_up_and_point_to_the_right_one() -> None:
