@@ -9,6 +9,7 @@ from diagnose.cases import Cases, ZooTables, cases_of
 from diagnose.entrants import fingerprint, installed_entrants, load_entrant
 from diagnose.evaluate import answers, benchmark
 from diagnose.features import FEATURE_SETS, FeatureSet, feature_costs, feature_table
+from diagnose.gaussian_process import MDGaussianProcess
 from diagnose.labels import label
 from diagnose.leaderboard import aggregate
 from diagnose.md_tree import MDTreeClassifier
@@ -43,6 +44,7 @@ __all__ = [
     "Cases",
     "Diagnoser",
     "FeatureSet",
+    "MDGaussianProcess",
     "MDTreeClassifier",
     "Split",
     "Tree",
