@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from diagnose.labels import WORTHWHILE
 
-FOLDS = 5
+FOLDS = 3
 FEWEST = 20
 """Training rows below which nothing is calibrated."""
 
@@ -88,14 +88,14 @@ class RemedyAdvisor(ClassifierMixin, BaseEstimator):
             raise ValueError(f"abstain_below is {self.abstain_below}; it must be in [0, 1]")
         matrix, labels = validate_data(self, X, y, ensure_all_finite="allow-nan", dtype=np.float64)
         self.classes_ = np.unique(labels)
-        model = _imputed(self.classifier, ExtraTreesClassifier(200, min_samples_leaf=2, random_state=0))
+        model = _imputed(self.classifier, ExtraTreesClassifier(50, min_samples_leaf=2, random_state=0))
         self.temperature_ = 1.0
         if len(labels) >= FEWEST and len(self.classes_) > 1:
             self.temperature_ = _temperature(self._out_of_fold(model, matrix, labels), labels, self.classes_)
         self.model_ = model.fit(matrix, labels)
         self.gains_, self.regressor_ = None, None
         if gains is not None:
-            own = _imputed(self.regressor, ExtraTreesRegressor(200, min_samples_leaf=2, random_state=0))
+            own = _imputed(self.regressor, ExtraTreesRegressor(50, min_samples_leaf=2, random_state=0))
             self.gains_, self.regressor_ = list(gains.columns), own.fit(matrix, gains.to_numpy())
         return self
 

@@ -22,6 +22,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from diagnose.advice import RemedyAdvisor
 from diagnose.features import FEATURE_SETS, TASKS
+from diagnose.gaussian_process import MDGaussianProcess
 from diagnose.md_tree import MDTreeClassifier
 from diagnose.structures import STRUCTURES
 from diagnose.tuned import TUNED, BoostedTrees
@@ -147,6 +148,11 @@ def _md_tree(name: str, build: Callable[[str, int], MDTreeClassifier]) -> Diagno
     return _own(name, "landscape", build, FAILURE_TASKS)
 
 
+def _gaussian_process(task: str, seed: int) -> MDGaussianProcess:
+    """Our best diagnoser of the published questions, chosen by benchmarks/choose_diagnoser.py on clean labels."""
+    return MDGaussianProcess(structure=task)
+
+
 def advisors() -> list[Diagnoser]:
     """Advisors on the whole question: of several runs, of one checkpoint, and one that would rather say nothing."""
     gaining = partial(_advisor, "gain", 0.0)
@@ -233,6 +239,7 @@ for _diagnoser in (
     *(baseline for baseline in tuned_baselines() if baseline.name in _REGISTERED),
     _md_tree("md_tree_untrained", _untrained),
     *md_trees("data"),
+    _own("md_gp", "all", _gaussian_process, FAILURE_TASKS),
     *advisors(),
     # The bounds belong to ResNet-18 on CIFAR-10; on another zoo this shows how far they carry.
     _md_tree("md_tree_published_bounds", partial(_structured, "published", "published")),
