@@ -12,6 +12,8 @@ import pytest
 import zoo
 from zoo import tables
 
+pytestmark = pytest.mark.timeout(600)  # each benchmark is minutes of work on busy cores
+
 SPEC = """
 name = "{name}"
 [settings]

@@ -49,7 +49,7 @@ def test_every_method_but_md_trees_and_advisors_answers_every_question() -> None
     own = {"md": FAILURE_TASKS, "advisor": REMEDY_TASKS}
     for diagnoser in full_board():
         assert diagnoser.tasks == own.get(diagnoser.name.partition("_")[0], TASKS)
-    assert sum(diagnoser.tasks == FAILURE_TASKS for diagnoser in DIAGNOSERS.values()) == 5
+    assert sum(diagnoser.tasks == FAILURE_TASKS for diagnoser in DIAGNOSERS.values()) == 6
     assert Diagnoser("own", "all", _build).tasks == TASKS
 
 
