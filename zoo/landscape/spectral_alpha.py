@@ -94,12 +94,12 @@ def spectrum(weight: Tensor) -> NDArray[np.float64]:
 def spectral_alpha(model: nn.Module, minimum_eigenvalues: int = 8) -> list[Estimate]:
     r"""Exponents of the spectra of the weight matrices, averaged over the layers.
 
-    $\bar\alpha = \frac1L \sum_l \alpha_l$, and weighted $\hat\alpha = \frac1L \sum_l \alpha_l \log_{10} \lambda_l$ with
-    the largest eigenvalue $\lambda_l$ of $W_l^\top W_l$ (Martin, Peng and Mahoney, Predicting trends in the
-    quality of state-of-the-art neural networks without access to training or testing data, Nature
-    Communications 2021). Trained weights have small exponents, random ones large. BatchNorm is not folded in.
-    The first average does not change with the scale of a layer; the second does, so under BatchNorm it
-    depends on a scale that the network's outputs do not.
+    $\bar\alpha = \frac1L \sum_l \alpha_l$, and the weighted
+    $\hat\alpha = \frac1L \sum_l \alpha_l \log_{10} \lambda_l$ with the largest eigenvalue $\lambda_l$ of
+    $W_l^\top W_l$ (Martin, Peng and Mahoney, Predicting trends in the quality of state-of-the-art neural networks
+    without access to training or testing data, Nature Communications 2021). Trained weights have small
+    exponents, random ones large. BatchNorm is not folded in. The first average does not change with the scale
+    of a layer; the second does, so under BatchNorm it depends on a scale that the network's outputs do not.
 
     Args:
         model: Any model.
