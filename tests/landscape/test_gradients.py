@@ -121,7 +121,9 @@ def test_a_known_population_leaves_no_error_in_the_mean_gradient() -> None:
         )
         signals.append(part[1].value / part[2].value if part[2].value else 0.0)
     exact = norm.value**2
-    assert statistics.mean(signals) == pytest.approx(exact, abs=4 * statistics.stdev(signals) / math.sqrt(300))
+    assert statistics.mean(signals) == pytest.approx(
+        exact, abs=4 * statistics.stdev(signals) / math.sqrt(300)
+    )
 
 
 def test_scale_and_model_mode_do_not_matter_to_the_noise_scale(trained_pair, digits) -> None:

@@ -67,7 +67,9 @@ def test_the_worst_case_step_in_a_bowl_is_the_closed_form(relative: str) -> None
     curvature, at = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([3.0, -1.0, 2.0]).double()
     gradient = curvature * at
     size = {"absolute": torch.ones(3), "element": at.abs()}.get(relative, torch.full((3,), math.sqrt(14 / 3)))
-    step = size**2 * gradient / (size * gradient).norm() * (1 if relative == "absolute" else math.sqrt(3)) * 0.1
+    step = (
+        size**2 * gradient / (size * gradient).norm() * (1 if relative == "absolute" else math.sqrt(3)) * 0.1
+    )
     before, after = (0.5 * (curvature * w.square()).sum().item() for w in (at, at + step))
     estimate = worst_case_sharpness(*bowl(curvature, at), 0.1, relative, half_square)
     assert estimate.values == pytest.approx((before, after), rel=1e-6)
@@ -156,7 +158,10 @@ def test_the_model_is_left_as_it_was(make_cnn, digits) -> None:
     model[0].eval()
     before = {name: t.clone() for name, t in model.state_dict().items()}
     results = [
-        (worst_case_sharpness(model, *digits.train), random_sharpness(model, *digits.train, stream(1), pairs=2))
+        (
+            worst_case_sharpness(model, *digits.train),
+            random_sharpness(model, *digits.train, stream(1), pairs=2),
+        )
         for _ in range(2)
     ]
     assert results[0] == results[1]
