@@ -129,7 +129,7 @@ def test_impossible_requests_are_refused() -> None:
         confidence_statistics(Given(), outputs[:0], labels[:0], stream())
     with pytest.raises(ValueError, match="4 images cannot be held against 3 labels"):
         confidence_statistics(Given(), outputs, labels[:3], stream())
-    with pytest.raises(ValueError, match="bins is 0 and resamples is 200"):
+    with pytest.raises(ValueError, match="bins is 0 and resamples is 100"):
         confidence_statistics(Given(), outputs, labels, stream(), bins=0)
     with pytest.raises(ValueError, match="resamples is 1; give at least 1 bin and 2 resamples"):
         confidence_statistics(Given(), outputs, labels, stream(), resamples=1)

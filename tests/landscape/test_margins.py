@@ -116,7 +116,7 @@ def test_the_stream_decides_and_the_model_is_left_as_it_was(make_cnn, digits) ->
 
 
 def test_impossible_requests_are_refused(make_cnn, digits) -> None:
-    with pytest.raises(ValueError, match=r"quantile is 1\.5 and resamples is 200"):
+    with pytest.raises(ValueError, match=r"quantile is 1\.5 and resamples is 100"):
         margin_statistics(make_cnn(1, 0), *digits.validation, stream(), quantile=1.5)
     with pytest.raises(ValueError, match="resamples is 1; give one in"):
         margin_statistics(make_cnn(1, 0), *digits.validation, stream(), resamples=1)

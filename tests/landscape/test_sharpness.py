@@ -40,26 +40,25 @@ def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def test_noise_in_a_bowl_raises_the_loss_by_half_the_trace() -> None:
-    curvature = torch.tensor([1.0, 2.0, 3.0, 10.0])
-    inputs = bowl(curvature, torch.tensor([0.3, -1.0, 0.0, 2.0]))
-    estimate = random_sharpness(*inputs, stream(), 0.1, "absolute", pairs=4000, loss=half_square)
-    assert estimate.value == pytest.approx(0.1**2 / 2 * 16, rel=0.05)
-    assert abs(estimate.value - 0.08) < 4 * estimate.standard_error
-    exact = 0.1**2 / 2 * math.sqrt(2 * curvature.square().sum().item() / 4000)
-    assert estimate.standard_error == pytest.approx(exact, rel=0.1)
+    """And the variance of one draw is that of its slope, and of its curvature: sigma^2 |g|^2 + sigma^4 |h|^2 / 2."""
+    curvature, at = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([0.3, -0.1, 0.0, 0.02])
+    estimate = random_sharpness(*bowl(curvature, at), stream(), 0.1, "absolute", draws=6000, loss=half_square)
+    variance = 0.1**2 * (curvature * at).square().sum() + 0.1**4 / 2 * curvature.square().sum()
+    assert abs(estimate.value - 0.1**2 / 2 * 16) < 4 * estimate.standard_error < 0.01
+    assert estimate.standard_error == pytest.approx(math.sqrt(variance.item() / 6000), rel=0.05)
 
 
 @pytest.mark.parametrize("relative", RELATIVE)
-def test_both_signs_cancel_the_slope_whatever_the_scale(relative: str) -> None:
-    """Each draw gives exactly sigma^2/2 sum h (s z)^2 in a bowl, although the slope is 100 times that."""
-    curvature, at = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([30.0, -10.0, 20.0])
+def test_each_draw_in_a_bowl_is_the_closed_form(relative: str) -> None:
+    curvature, at = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, -1.0, 2.0])
     inputs = bowl(curvature, at)
-    estimate = random_sharpness(*inputs, stream(5), 0.01, relative, pairs=3, loss=half_square)
-    scale, draws = perturbation_scale(inputs[0], relative), torch.randn(3 * 3, generator=stream(5)).view(3, 3)
-    expected = 0.01**2 / 2 * (curvature * (scale * draws.double()).square()).sum(1)
-    assert estimate.values == pytest.approx(expected.tolist(), rel=1e-6)
+    estimate = random_sharpness(*inputs, stream(5), 0.1, relative, draws=4, loss=half_square)
+    size = {"absolute": torch.ones(3), "element": at.abs()}.get(relative, torch.full((3,), math.sqrt(14 / 3)))
+    steps = 0.1 * size * torch.stack([torch.randn(3, generator=g) for g in [stream(5)] for _ in range(4)])
+    expected = (curvature * at * steps + curvature * steps.square() / 2).sum(1)
+    assert estimate.values == pytest.approx(expected.tolist(), rel=1e-5)
     assert estimate.value == pytest.approx(statistics.mean(estimate.values))
-    assert estimate.standard_error == pytest.approx(statistics.stdev(estimate.values) / math.sqrt(3))
+    assert estimate.standard_error == pytest.approx(statistics.stdev(estimate.values) / 2)
 
 
 @pytest.mark.parametrize("relative", RELATIVE)
@@ -78,7 +77,7 @@ def test_the_worst_case_step_in_a_bowl_is_the_closed_form(relative: str) -> None
 
 def test_no_random_step_of_that_length_raises_the_loss_as_much(trained_pair, digits) -> None:
     model, (images, labels) = trained_pair[0], digits.validation
-    worst = worst_case_sharpness(model, images, labels, 0.05).value
+    worst = worst_case_sharpness(model, images, labels, 0.05, "absolute").value
     weights = nn.utils.parameters_to_vector(model.parameters()).detach()
     before, rises = loss_of(model, images, labels), []
     for direction in torch.randn(20, len(weights), generator=stream()):
@@ -100,7 +99,7 @@ def test_the_step_has_the_direction_of_autograds_gradient(trained_pair, digits) 
         after = loss_of(model, images, labels)
         for p, original in zip(model.parameters(), originals, strict=True):
             p.copy_(original)
-    estimate = worst_case_sharpness(model, images, labels, 0.02, batch_size=97)
+    estimate = worst_case_sharpness(model, images, labels, 0.02, "absolute", batch_size=97)
     assert estimate.values == pytest.approx((before, after), rel=1e-5)
     assert estimate.value == pytest.approx(0.02 * length, rel=0.3)
 
@@ -114,7 +113,7 @@ def test_rescaling_filters_before_batch_norm(make_cnn, digits, relative: str) ->
         with torch.no_grad():
             model[0].weight[1] *= factor
             model[1].running_var[1], model[1].eps = factor**2, 0.0
-        estimate = random_sharpness(model, *digits.validation, stream(), 0.1, relative, pairs=2)
+        estimate = random_sharpness(model, *digits.validation, stream(), 0.1, relative, draws=2)
         rises.append(estimate.value)
     assert (rises[0] == pytest.approx(rises[1], rel=1e-3)) == (relative in ("filter", "element"))
 
@@ -130,7 +129,7 @@ def test_moving_scale_from_the_inputs_of_a_unit_to_its_output(digits, relative: 
             model[1].bias[:6] *= factor
             model[3].weight[:, :6] /= factor
         worst = worst_case_sharpness(model, *digits.validation, 0.01, relative)
-        random = random_sharpness(model, *digits.validation, stream(), 0.1, relative, pairs=2)
+        random = random_sharpness(model, *digits.validation, stream(), 0.1, relative, draws=2)
         rises.append((worst.value, random.value))
     for before, after in zip(*rises, strict=True):
         assert (before == pytest.approx(after, rel=1e-3)) == (relative == "element")
@@ -160,12 +159,12 @@ def test_the_model_is_left_as_it_was(make_cnn, digits) -> None:
     results = [
         (
             worst_case_sharpness(model, *digits.train),
-            random_sharpness(model, *digits.train, stream(1), pairs=2),
+            random_sharpness(model, *digits.train, stream(1), draws=2),
         )
         for _ in range(2)
     ]
     assert results[0] == results[1]
-    assert results[0][1] != random_sharpness(model, *digits.train, stream(2), pairs=2)
+    assert results[0][1] != random_sharpness(model, *digits.train, stream(2), draws=2)
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert [m.training for m in model] == [False] + [True] * (len(model) - 1)
@@ -174,10 +173,10 @@ def test_the_model_is_left_as_it_was(make_cnn, digits) -> None:
 def test_cost_is_counted_in_passes(digits) -> None:
     images, labels = digits.train.images[:50], digits.train.labels[:50]
     worst = worst_case_sharpness(mlp(), images, labels)
-    rise = random_sharpness(mlp(), images, labels, stream(), pairs=3)
+    rise = random_sharpness(mlp(), images, labels, stream(), draws=3)
     assert (worst.samples, worst.sample_passes) == (50, 50 * 4)
-    assert (rise.samples, rise.sample_passes, rise.iterations) == (50, 50 * 7, 3)
-    assert random_sharpness(mlp(), images, labels, stream(), pairs=1).standard_error is None
+    assert (rise.samples, rise.sample_passes, rise.iterations) == (50, 50 * 4, 3)
+    assert random_sharpness(mlp(), images, labels, stream(), draws=1).standard_error is None
 
 
 def test_what_cannot_be_had_has_a_reason(digits) -> None:
@@ -201,8 +200,8 @@ def test_impossible_requests_are_refused(digits) -> None:
         worst_case_sharpness(mlp(), *data, radius=0.0)
     with pytest.raises(ValueError, match="deviation is -1; a step has a size above 0"):
         random_sharpness(mlp(), *data, stream(), deviation=-1)
-    with pytest.raises(ValueError, match="pairs is 0; the mean rise takes at least 1"):
-        random_sharpness(mlp(), *data, stream(), pairs=0)
+    with pytest.raises(ValueError, match="draws is 0; the mean rise takes at least 1"):
+        random_sharpness(mlp(), *data, stream(), draws=0)
     empty = (data.images[:0], data.labels[:0])
     with pytest.raises(ValueError, match="gradient of the loss over 0 images is undefined"):
         worst_case_sharpness(mlp(), *empty)

@@ -53,6 +53,38 @@ def test_the_fit_is_the_best_of_all_tails(minimum_tail: int) -> None:
     assert fit_power_law(values, minimum_tail) == pytest.approx((alpha, minimum, tail, distance))
 
 
+RANDOM = np.random.default_rng
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (RANDOM(3).lognormal(size=144), (2.494124837, 1.519070822, 0.07312336, 0.203324637)),
+        (RANDOM(2).gamma(2.0, size=300), (3.592976913, 2.388348906, 0.08340818, 0.274855003)),
+        (RANDOM(0).random(200) ** (-1 / 1.5), (2.455303177, 1.151100884, 0.03585743, 0.120031383)),
+    ],
+)
+def test_the_fit_is_that_of_two_other_programs(
+    values: np.ndarray, expected: tuple[float, float, float, float]
+) -> None:
+    """Of powerlaw 2.0.0 (`parameter_ranges={"alpha": [1, 50]}`) and of `WWFit` of weightwatcher 0.7.7."""
+    fit = fit_power_law(values)
+    assert (fit.alpha, fit.minimum, fit.distance, fit.standard_error) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_layers_are_those_of_weightwatcher() -> None:
+    """Figures of weightwatcher 0.7.7, whose eigenvalues of a convolution are half of ours."""
+    model = nn.Sequential(nn.Conv2d(12, 16, 3, bias=False), nn.Flatten(), nn.Linear(40, 30, bias=False))
+    for module, seed in ((model[0], 5), (model[2], 6)):
+        draws = RANDOM(seed).standard_t(3, size=tuple(module.weight.shape))
+        module.weight.data = torch.from_numpy(draws).float()
+    plain, weighted = spectral_alpha(model, minimum_eigenvalues=2)
+    assert plain.values == pytest.approx((2.79480, 3.05376), rel=1e-5)
+    assert plain.standard_error == pytest.approx(math.hypot(0.391658, 0.649456) / 2, rel=1e-5)
+    halved = 2.79480 * (2.292303 + math.log10(2))
+    assert weighted.values == pytest.approx((halved, 7.999184), rel=1e-5)
+
+
 def test_the_fit_does_not_depend_on_unit_or_order() -> None:
     values = pareto(3.0, 100)
     fit, scaled = fit_power_law(values, 8), fit_power_law(1000 * values[::-1], 8)

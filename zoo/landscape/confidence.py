@@ -44,7 +44,7 @@ def confidence_statistics(
     generator: torch.Generator,
     bins: int = 10,
     equal_mass: bool = True,
-    resamples: int = 200,
+    resamples: int = 100,
 ) -> list[Estimate]:
     r"""Confidence, entropy, overconfidence and calibration error of a model's answers.
 
@@ -92,7 +92,7 @@ def calibration_error(
     generator: torch.Generator,
     bins: int = 10,
     equal_mass: bool = True,
-    resamples: int = 200,
+    resamples: int = 100,
 ) -> Estimate:
     r"""Expected calibration error, the mean gap between confidence and accuracy.
 

@@ -49,7 +49,7 @@ def margin_statistics(
     labels: Tensor,
     generator: torch.Generator,
     quantile: float = 0.1,
-    resamples: int = 200,
+    resamples: int = 100,
 ) -> list[Estimate]:
     r"""Margin of the outputs, relative to their spread, and relative to the product of spectral norms.
 

@@ -104,7 +104,8 @@ def spectral_alpha(model: nn.Module, minimum_eigenvalues: int = 8) -> list[Estim
     Args:
         model: Any model.
         minimum_eigenvalues: Eigenvalues that a tail has at least; a layer with fewer is left out. WeightWatcher
-            leaves out the same layers, by default, and lets tails be as short as 2 where there are 20 or more.
+            leaves out the same layers, by default; it lets tails be as short as 2 where there are 20 or more,
+            corrects alpha for bias where there are fewer, and halves the eigenvalues of convolutions.
 
     Returns:
         The two averages; `values` are those of the layers fitted, in order. Standard errors are those of the
