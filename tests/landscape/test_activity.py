@@ -61,7 +61,7 @@ def test_one_image_that_fires_at_one_place_is_enough(make_cnn, digits) -> None:
     model, images = make_cnn(1, 0), torch.zeros(300, 1, 8, 8)
     model[0].weight.data.copy_(F.one_hot(torch.tensor(4), 9).view(1, 1, 3, 3))
     assert relu_activity(model, images)[0].values[0] == 1
-    images[250, 0, 3, 5] = 1.0
+    images[50, 0, 3, 5] = 1.0
     dead, zeros = relu_activity(model, images, batch_size=100)
     assert dead.values[0] == 0
     assert zeros.values[0] == 1 - 1 / (300 * 64)
@@ -98,5 +98,8 @@ def test_what_cannot_be_had_has_a_reason(make_cnn, digits) -> None:
     overflowing = Functional(torch.relu)
     overflowing.head.weight.data.fill_(3e38)
     assert relu_activity(overflowing, torch.full((2, 2), 100.0))[0].reason == "not_finite"
+    hidden = nn.Sequential(nn.Linear(8, 2), nn.ReLU())
+    hidden[0].bias.data.fill_(-math.inf)
+    assert relu_activity(hidden, digits.train.images)[0].reason == "not_finite"
     with pytest.raises(ValueError, match="activity over 0 images is undefined; give at least 1"):
         relu_activity(spoilt, digits.train.images[:0])

@@ -126,6 +126,18 @@ def test_a_known_population_leaves_no_error_in_the_mean_gradient() -> None:
     )
 
 
+def test_groups_are_drawn_so_that_the_order_of_the_images_does_not_matter() -> None:
+    """Neighbours of an ordered set are alike; groups of them would make the noise seem as large as its variance."""
+    inputs, noise = targets(2_000, 0)
+    data = inputs, noise[noise[:, 4].argsort()]
+    (_, single, _), (_, grouped, _) = (
+        gradient_statistics(location(), *data, stream(), size, population=2_000, loss=half_square)
+        for size in (1, 8)
+    )
+    assert single.standard_error == 0 < grouped.standard_error
+    assert abs(grouped.value - single.value) < 4 * grouped.standard_error < 0.4 * single.value
+
+
 def test_scale_and_model_mode_do_not_matter_to_the_noise_scale(trained_pair, digits) -> None:
     model, data = copy.deepcopy(trained_pair[0]).train(), first(digits, 100)
     model.zero_grad()
@@ -180,9 +192,9 @@ def test_weights_that_are_not_numbers_give_a_reason(make_cnn, digits) -> None:
 
 def test_impossible_requests_are_refused(digits, make_cnn) -> None:
     model, data = make_cnn(1, 0), first(digits, 10)
-    with pytest.raises(ValueError, match="10 images make 1 groups of 6"):
-        gradient_statistics(model, *data, stream(), group_size=6)
-    with pytest.raises(ValueError, match="groups of 0; a variance takes groups of at least 1"):
+    with pytest.raises(ValueError, match="10 images make 2 groups of 5"):
+        gradient_statistics(model, *data, stream(), group_size=5)
+    with pytest.raises(ValueError, match="groups of 0; a variance and its error take groups of at least 1"):
         gradient_statistics(model, *data, stream(), group_size=0)
     with pytest.raises(ValueError, match="population is 9, below its sample of 10 images"):
         gradient_statistics(model, *data, stream(), population=9)

@@ -47,6 +47,7 @@ def test_batch_norm_folded_in_gives_the_map_that_the_network_applies(make_cnn, d
     model.train()(digits.train.images[:100])
     model.eval()
     nn.init.uniform_(model[1].weight, -2, 2)
+    model[1].eps = 0.5
     plain, image = nn.Conv2d(1, 2, 3, padding=1, bias=False), digits.train.images[:1]
     plain.weight.data = layers(model)[0].weight.float()
     zero = torch.zeros_like(image)

@@ -113,14 +113,14 @@ def gradient_statistics(
         noise scale has no value, for the reason `NO_SIGNAL`, where the estimate of $|G|^2$ is not above 0.
 
     Raises:
-        ValueError: If there are fewer than two groups, the population is smaller than the sample, or no
+        ValueError: If there are fewer than 3 groups, the population is smaller than the sample, or no
             parameter is trainable.
     """
     groups = len(images) // max(group_size, 1)
-    if group_size < 1 or groups < 2:
+    if group_size < 1 or groups < 3:
         raise ValueError(
-            f"{len(images)} images make {groups} groups of {group_size}; a variance takes groups of at least 1 "
-            "image and 2 of them"
+            f"{len(images)} images make {groups} groups of {group_size}; a variance and its error take groups of "
+            "at least 1 image and 3 of them"
         )
     used = groups * group_size
     if population is not None and population < used:
@@ -144,6 +144,8 @@ def gradient_statistics(
 def _estimates(
     measured: Moments, without: Moments, groups: int, samples: int, error_factor: float, passes: float
 ) -> list[Estimate]:
+    """Norm, variance and noise scale, with the jackknife's errors from the moments without each group."""
+
     def estimate(value: Tensor, left_out: Tensor) -> Estimate:
         variance = (groups - 1) * left_out.var(correction=0) * error_factor
         return Estimate(
@@ -154,15 +156,11 @@ def _estimates(
             sample_passes=passes,
         ).finite()
 
-    scale = estimate(measured.variance / measured.signal, without.variance / without.signal)
-    if measured.signal <= 0:
-        scale = Estimate(
-            value=None, reason=NO_SIGNAL, samples=samples, iterations=groups, sample_passes=passes
-        )
-    if not measured.norm.isfinite():
-        scale = Estimate(
-            value=None, reason=NOT_FINITE, samples=samples, iterations=groups, sample_passes=passes
-        )
+    if measured.signal > 0:
+        scale = estimate(measured.variance / measured.signal, without.variance / without.signal)
+    else:
+        reason = NO_SIGNAL if measured.signal.isfinite() else NOT_FINITE
+        scale = Estimate(value=None, reason=reason, samples=samples, iterations=groups, sample_passes=passes)
     return [estimate(measured.norm, without.norm), estimate(measured.variance, without.variance), scale]
 
 
