@@ -135,7 +135,8 @@ def random_sharpness(
         batch_size: Images a pass.
 
     Returns:
-        The mean rise in nats, its standard error over the draws, and the rise of each draw in `values`.
+        The mean rise in nats, its standard error over the draws for these images, and the rise of each draw in
+        `values`.
 
     Raises:
         ValueError: If the deviation is not above 0, `draws` is below 1, or there are no images.
