@@ -97,3 +97,12 @@ def student_interval(
         return None, None
     reach = float(student.ppf((1 + confidence) / 2, degrees_of_freedom)) * standard_error
     return value - reach, value + reach
+
+
+def settled(before: float, after: float, tolerance: float) -> bool:
+    r"""PyHessian's stopping rule, $|m_k - m_{k-1}| / (|m_{k-1}| + 10^{-6})$ < tolerance; false if one is NaN.
+
+    PyHessian (Yao et al. 2020) leaves out the inner absolute value for the trace, a fault: a negative mean
+    stops it at once.
+    """
+    return abs(after - before) / (abs(before) + 1e-6) < tolerance

@@ -1,4 +1,4 @@
-"""Trace and top eigenvalue of the Hessian of the training loss, from exact Hessian-vector products."""
+"""The Hessian of a loss: exact products with vectors, and forms z'Hz of each image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.landscape.estimate import Estimate, mean_and_standard_error
 from zoo.landscape.evaluation import device_of, evaluation_mode
 from zoo.landscape.jet import UnsupportedFunctionError
 from zoo.landscape.taylor import second_derivatives
@@ -29,6 +28,9 @@ FORM_PASSES = 4
 
 CHUNK = 2**18
 """Image values times directions of one Taylor pass: what the caches of a core hold of a small network."""
+
+SMALLEST_CHUNK = 8
+"""Images of one Taylor pass, at least."""
 
 GROUPS = 16
 """Groups of images that forms are given for where those of each image cannot be had."""
@@ -114,10 +116,15 @@ class HessianOperator:
         """The gradient [P] of the mean loss, with its graph."""
         with evaluation_mode(self._model), torch.enable_grad():
             value = self._loss(self._model(images), labels)
-            return flatten(torch.autograd.grad(value, self._parameters, create_graph=True))
+            # the gradient of an unused parameter is made zero
+            return flatten(
+                torch.autograd.grad(value, self._parameters, create_graph=True, materialize_grads=True)
+            )
 
     def _product(self, gradient: Tensor, vector: Tensor) -> Tensor:
-        return flatten(torch.autograd.grad(gradient, self._parameters, vector, retain_graph=True))
+        return flatten(
+            torch.autograd.grad(gradient, self._parameters, vector, retain_graph=True, materialize_grads=True)
+        )
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """The product with a vector [P], as a vector [P]."""
@@ -140,7 +147,7 @@ class HessianOperator:
 
     def _taylor_forms(self, directions: Tensor) -> Tensor:
         values = self._data[0][0].numel() * len(directions)
-        parts = zip(*(part.split(max(8, CHUNK // values)) for part in self._data), strict=True)
+        parts = zip(*(part.split(max(SMALLEST_CHUNK, CHUNK // values)) for part in self._data), strict=True)
         forms = [
             second_derivatives(self._model, self._parameters, images, labels, directions, self._loss)
             for images, labels in parts
@@ -163,100 +170,3 @@ class HessianOperator:
         """Sample passes of so many forms, `at_once` at a time."""
         each, once = (FORM_PASSES, 1) if self.taylor else (PRODUCT_PASSES, GRADIENT_PASSES)
         return float(self.images * (each * forms + once * math.ceil(forms / self.at_once)))
-
-
-def hessian_trace(
-    operator: HessianOperator,
-    generator: torch.Generator,
-    probes: int = 32,
-    tolerance: float | None = None,
-) -> Estimate:
-    r"""Trace of the Hessian by Hutchinson's estimator with Rademacher probes.
-
-    $\mathrm{tr} H = E[z^\top H z]$ for entries of $z$ that are +1 or -1 with equal chance (Hutchinson, A
-    stochastic estimator of the trace of the influence matrix, 1990, eq. 2.1; PyHessian, Yao et al. 2020,
-    section III). PyHessian stops where the running mean moves by less than a tolerance,
-    $|m_k - m_{k-1}| / (|m_{k-1}| + 10^{-6}) <$ tolerance (it leaves out the inner absolute value, a fault: a
-    negative mean stops it at once).
-
-    Args:
-        operator: The Hessian.
-        generator: Draws the probes, on the CPU.
-        probes: Number of probes; with a tolerance, the largest number.
-        tolerance: Relative change of the running mean at which to stop; None takes all probes, and then
-            the standard error is that of a fixed number of draws. A stop that looks at the draws makes it
-            too small.
-
-    Raises:
-        ValueError: If `probes` is below 1.
-    """
-    if probes < 1:
-        raise ValueError(f"probes is {probes}; the trace takes at least 1")
-    draws: list[float] = []
-    mean, converged = math.nan, None if tolerance is None else False
-    for _ in range(probes):
-        probe = torch.randint(0, 2, (operator.size,), generator=generator).mul(2).sub(1)
-        vector = probe.to(operator.device, operator.dtype)
-        draws.append(torch.dot(vector, operator @ vector).item())
-        previous, mean = mean, sum(draws) / len(draws)
-        if tolerance is not None and _settled(previous, mean, tolerance):
-            converged = True
-            break
-    value, standard_error = mean_and_standard_error(draws)
-    return Estimate(
-        value=value,
-        standard_error=standard_error,
-        samples=operator.images,
-        iterations=len(draws),
-        converged=converged,
-        sample_passes=operator.cost(len(draws)),
-    ).finite()
-
-
-def hessian_top_eigenvalue(
-    operator: HessianOperator,
-    generator: torch.Generator,
-    iterations: int = 100,
-    tolerance: float = 1e-3,
-) -> Estimate:
-    r"""Eigenvalue of the Hessian with the largest absolute value, by power iteration.
-
-    Returns the Rayleigh quotient $v^\top H v$ of the unit vector $v$, with its sign, and stops where it moves
-    by less than the tolerance, relative to itself (PyHessian, Yao et al. 2020, section III; start vector
-    normal).
-
-    Args:
-        operator: The Hessian.
-        generator: Draws the start vector, on the CPU.
-        iterations: Largest number of products.
-        tolerance: Relative change at which to stop.
-
-    Raises:
-        ValueError: If `iterations` is below 1.
-    """
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}; power iteration takes at least 1")
-    vector = torch.randn(operator.size, generator=generator).to(operator.device, operator.dtype)
-    quotient, converged, products = math.nan, False, 0
-    while products < iterations and not converged:
-        length = torch.linalg.vector_norm(vector)
-        vector = torch.where(length > 0, vector / length, vector)
-        product = operator @ vector
-        products += 1
-        previous, quotient = quotient, torch.dot(vector, product).item()
-        if not math.isfinite(quotient):
-            break
-        converged = _settled(previous, quotient, tolerance)
-        vector = product
-    return Estimate(
-        value=quotient,
-        samples=operator.images,
-        iterations=products,
-        converged=converged,
-        sample_passes=operator.cost(products),
-    ).finite()
-
-
-def _settled(before: float, after: float, tolerance: float) -> bool:
-    """PyHessian's stopping rule, with the absolute value that its trace lacks; false where one is NaN."""
-    return abs(after - before) / (abs(before) + 1e-6) < tolerance

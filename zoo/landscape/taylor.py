@@ -44,7 +44,10 @@ class _Propagation(TorchFunctionMode):
         options = options or {}
         inputs = list(_leaves([arguments, options]))
         if any(isinstance(leaf, Jet) for leaf in inputs) and function in RULES:
-            return RULES[function](self._directions, *arguments, **options)
+            try:
+                return RULES[function](self._directions, *arguments, **options)
+            except TypeError as error:
+                raise UnsupportedFunctionError(f"a Taylor rule does not know this call: {error}") from error
         moving = any(isinstance(leaf, Jet) or id(leaf) in self._directions for leaf in inputs)
         if moving and function not in _QUESTIONS:
             name = getattr(function, "__name__", str(function))
