@@ -22,18 +22,18 @@ def top_eigenvalues(
     count: int = 1,
     order: Order = "magnitude",
     steps: int = 100,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
     population: int | None = None,
 ) -> list[Estimate]:
     r"""The largest eigenvalues of the Hessian, by Lanczos with full reorthogonalisation.
 
     It stops where the residual $\|Hv - \theta v\|$ of every wanted Ritz pair is below the tolerance times
     $|\theta|$. An eigenvalue lies within the residual of $\theta$ (Parlett, The Symmetric Eigenvalue Problem,
-    1980, theorem 4.5.1), as a rule much nearer: the error goes with its square. The last change, by which
-    power iteration stops, bounds nothing. Ritz values never lie outside the spectrum: the largest are found
-    from inside. The Krylov space holds one vector of each eigenspace, so an eigenvalue that is exactly
-    multiple counts once, unless the space is exhausted and has to be left. The basis takes `steps` vectors
-    of P numbers.
+    1980, theorem 4.5.1), as a rule much nearer: the error goes with its square, so that a residual of 1%
+    leaves some 0.01%. The last change, by which power iteration stops, bounds nothing. Ritz values never lie
+    outside the spectrum: the largest are found from inside. The Krylov space holds one vector of each
+    eigenspace, so an eigenvalue that is exactly multiple counts once, unless the space is exhausted and has
+    to be left. The basis takes `steps` vectors of P numbers.
 
     `sampling_error` is that of the first-order change $v^\top H_i v$ of the eigenvalue by each image
     (Hellmann and Feynman); where eigenvalues cross it is too small, and the largest of a sample is biased up.

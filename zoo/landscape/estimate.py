@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 NOT_FINITE = "not_finite"
 """Reason of a metric without a value: weights, or what follows from them, are NaN or infinite."""
@@ -95,7 +95,7 @@ def student_interval(
     """
     if standard_error is None or degrees_of_freedom < 1:
         return None, None
-    reach = float(student.ppf((1 + confidence) / 2, degrees_of_freedom)) * standard_error
+    reach = float(stdtrit(degrees_of_freedom, (1 + confidence) / 2)) * standard_error
     return value - reach, value + reach
 
 

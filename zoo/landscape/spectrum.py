@@ -21,7 +21,8 @@ class DensityEstimates(NamedTuple):
     Attributes:
         density: Root mean square of the eigenvalues; `values` are the mean shares in the bins of `EDGES`.
         trace: Sum of the eigenvalues.
-        negative_share: Sum of the negative eigenvalues' absolute values over that of all.
+        negative_share: Sum of the negative eigenvalues' absolute values over that of all. Too few steps do
+            not tell small eigenvalues of both signs apart; the standard error knows nothing of that.
         effective_rank: Exponential of the entropy of the eigenvalues' absolute values as shares of their sum.
         largest: Largest eigenvalue.
         smallest: Smallest eigenvalue.
