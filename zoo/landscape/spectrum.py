@@ -16,14 +16,14 @@ from zoo.landscape.hessian import HessianOperator
 
 
 class DensityEstimates(NamedTuple):
-    """What the density tells, each with its standard error over the probes where it has one.
+    r"""What the density tells, each with its standard error over the probes where it has one.
 
     Attributes:
         density: Root mean square of the eigenvalues; `values` are the mean shares in the bins of `EDGES`.
         trace: Sum of the eigenvalues.
         negative_share: Sum of the negative eigenvalues' absolute values over that of all. Too few steps do
             not tell small eigenvalues of both signs apart; the standard error knows nothing of that.
-        effective_rank: Exponential of the entropy of the eigenvalues' absolute values as shares of their sum.
+        effective_rank: $(\sum |\lambda|)^2 / \sum \lambda^2$: the number of eigenvalues, were they all of one size.
         largest: Largest eigenvalue.
         smallest: Smallest eigenvalue.
     """
@@ -46,9 +46,13 @@ def density_estimates(
     r"""The spectral density as numbers that models can be compared by.
 
     Sums over eigenvalues are means over the probes, with Student's intervals; ratios are ratios of such means,
-    with the jackknife's standard error (Efron and Stein 1981). The trace is that of the probes exactly. The
-    effective rank is Roy's and Vetterli's (The effective rank, EUSIPCO 2007). The edges are the outermost nodes
-    of any probe, which lie inside the spectrum; they have no standard error, but say whether they have converged.
+    with the jackknife's standard error, which is biased up, never down (Efron and Stein, The jackknife estimate
+    of variance, 1981). The trace is that of the probes exactly. The effective rank is the participation ratio
+    (Gao and others, A Theory of Multineuronal Dimensionality, 2017) and not the exponential of the entropy,
+    which the bulk near zero rules: that doubled from 20 to 60 steps, with a standard error of a quarter. Sums of
+    eigenvalues and of their squares are free of such bias; absolute values have a little. The edges are the
+    outermost nodes of any probe, which lie inside the spectrum; they have no standard error, but say whether
+    they have converged.
 
     Args:
         operator: The Hessian.
@@ -77,7 +81,7 @@ def density_estimates(
     root = estimate(lambda sums: (sums[0] / density.size).sqrt(), torch.square)
     ratios = [
         estimate(lambda sums: sums[1] / sums[0], torch.abs, lambda nodes: (-nodes).clamp(min=0)),
-        estimate(_effective_rank, torch.abs, lambda nodes: torch.xlogy(nodes.abs(), nodes.abs())),
+        estimate(lambda sums: sums[0].square() / sums[1], torch.abs, torch.square),
     ]
     if sizes.value == 0:
         ratios = [dataclasses.replace(blank, value=None, reason=FLAT)] * 2
@@ -110,15 +114,6 @@ def _with_jackknife(blank: Estimate, function: Callable[[Tensor], Tensor], sums:
     error = math.sqrt((count - 1) / count * (without - without.mean()).square().sum().item())
     low, high = student_interval(value, error, count - 1)
     return dataclasses.replace(blank, value=value, standard_error=error, low=low, high=high)
-
-
-def _effective_rank(sums: Tensor) -> Tensor:
-    r"""$\exp(-\sum p \ln p)$ for $p = |\lambda| / \sum |\lambda|$.
-
-    Args:
-        sums: Of $|\lambda|$ and of $|\lambda| \ln |\lambda|$.
-    """
-    return torch.exp(sums[0].log() - sums[1] / sums[0])
 
 
 def _edge(blank: Estimate, density: SpectralDensity, sign: float, tolerance: float) -> Estimate:
