@@ -141,7 +141,7 @@ def test_standard_errors_are_the_spread_of_repeats(operator) -> None:
         error = math.sqrt(statistics.mean(e.standard_error**2 for e in estimates))
         assert 0.8 * spread < error < 1.5 * spread, name  # the jackknife of a ratio errs upwards
         middle = statistics.mean(e.value for e in estimates)
-        assert sum(e.low < middle < e.high for e in estimates) / 150 > 0.9, name
+        assert sum(e.low < middle < e.high for e in estimates) / 150 > 0.85, name
 
 
 def test_the_trace_is_that_of_the_probes(operator) -> None:
