@@ -90,6 +90,18 @@ def test_the_pilot_buys_the_accuracy_that_was_asked_for(dense, repeats) -> None:
     )
 
 
+def test_the_count_is_that_of_the_pilot_alone(dense) -> None:
+    """With 16 pilot probes, 15/13 of the squared ratio of their spread to the error wanted."""
+    operator = DenseOperator(dense)
+    pilot = operator.forms(rademacher(operator, 16, stream(5))).whole
+    wanted = math.ceil(15 / 13 * (pilot.std() / (0.05 * pilot.mean())).item() ** 2)
+    estimate = piloted_trace(operator, stream(5), most=1_000)
+    assert 16 < wanted == estimate.iterations < 1_000
+    fresh = operator.forms(rademacher(operator, 16 + wanted, stream(5))[16:]).whole
+    assert estimate.value == pytest.approx(fresh.mean().item())
+    assert estimate.standard_error == pytest.approx(fresh.std().item() / math.sqrt(wanted))
+
+
 def test_to_stop_on_the_running_error_covers_less(dense) -> None:
     """Why the probes of the estimate are fresh: the same accuracy, sought as the draws come in."""
     draws = DenseOperator(dense).forms(rademacher(DenseOperator(dense), 2_000 * 300, stream(2))).whole

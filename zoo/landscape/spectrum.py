@@ -45,14 +45,14 @@ def density_estimates(
 ) -> DensityEstimates:
     r"""The spectral density as numbers that models can be compared by.
 
-    Sums over eigenvalues are means over the probes, with Student's intervals, which cover some
-    90% where a few outliers make the spread of a few probes; ratios are ratios of such means, with the jackknife's standard error, which is biased up, never down (Efron and Stein, The jackknife estimate
-    of variance, 1981). The trace is that of the probes exactly. The effective rank is the participation ratio
-    (Gao and others, A Theory of Multineuronal Dimensionality, 2017) and not the exponential of the entropy,
-    which the bulk near zero rules: that doubled from 20 to 60 steps, with a standard error of a quarter. Sums of
-    eigenvalues and of their squares are free of such bias; absolute values have a little. The edges are the
-    outermost nodes of any probe, which lie inside the spectrum; they have no standard error, but say whether
-    they have converged.
+    Sums over eigenvalues are means over the probes, with Student's intervals, which cover some 90% where a few
+    outliers make the spread of a few probes. Ratios are ratios of such means, with the jackknife's standard
+    error, which is biased up, never down (Efron and Stein, The jackknife estimate of variance, 1981). The trace
+    is that of the probes exactly. The effective rank is the participation ratio (Gao and others, A Theory of
+    Multineuronal Dimensionality, 2017) and not the exponential of the entropy, which the bulk near zero rules:
+    that doubled from 20 to 60 steps, with a standard error of a quarter. Sums of eigenvalues and of their
+    squares are free of such bias; absolute values have a little. The edges are the outermost nodes of any
+    probe, which lie inside the spectrum; they have no standard error, but say whether they have converged.
 
     Args:
         operator: The Hessian.
