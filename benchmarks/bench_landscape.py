@@ -1,6 +1,6 @@
 """Landscape metrics: seconds a model against what a researcher would write, and against PyHessian's algorithm.
 
-    python benchmarks/bench_landscape.py [--rounds 3] [--only trace]
+    python benchmarks/bench_landscape.py [--rounds 3] [--only trace]    # all rows: about ten minutes
 
 Random images, networks after one pass that sets BatchNorm's statistics, one thread. A row is one quantity on one
 network, measured by several contenders; every round times each of them once, in turn. Printed: the median time
@@ -170,8 +170,8 @@ def top_eigenvalue(case: Case) -> list[Contender]:
 
 
 def density(case: Case) -> list[Contender]:
-    """Seconds to the spectral density of 2 probes and 20 steps; the quantity is the trace."""
-    probes, steps = 2, 20
+    """Seconds to the spectral density of 1 probe and 20 steps; the quantity is the trace."""
+    probes, steps = 1, 20
 
     def ours(round_: int) -> float:
         generator = torch.Generator().manual_seed(round_)
