@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.landscape.eigenvalues import hessian_top_eigenvalue
 from zoo.landscape.estimate import Estimate, mean_and_standard_error
-from zoo.landscape.hessian import HessianOperator, hessian_top_eigenvalue, hessian_trace
+from zoo.landscape.hessian import HessianOperator
+from zoo.landscape.trace import hessian_trace
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -167,8 +169,10 @@ def test_weights_that_are_not_numbers_give_a_reason() -> None:
     assert hessian_top_eigenvalue(operator, stream()).iterations == 1
 
 
-def test_cost_is_a_gradient_and_a_double_backward_pass_a_product() -> None:
+def test_cost_is_a_gradient_and_a_double_backward_pass_a_product_or_four_passes_a_form() -> None:
     operator = least_squares(torch.eye(5))
+    assert hessian_trace(operator, stream(), probes=7).sample_passes == 5 * (1 + 4 * 7)
+    operator.taylor = False
     assert hessian_trace(operator, stream(), probes=7).sample_passes == 5 * (3 + 6 * 7)
     top = hessian_top_eigenvalue(operator, stream())
     assert top.sample_passes == 5 * (3 + 6 * top.iterations)

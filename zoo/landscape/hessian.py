@@ -1,16 +1,19 @@
-"""Trace and top eigenvalue of the Hessian of the training loss, from exact Hessian-vector products."""
+"""The Hessian of a loss: exact products with vectors, and forms z'Hz of each image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.landscape.estimate import Estimate, mean_and_standard_error
 from zoo.landscape.evaluation import device_of, evaluation_mode
+from zoo.landscape.jet import UnsupportedFunctionError
+from zoo.landscape.taylor import second_derivatives
 from zoo.landscape.weights import flatten, trainable
 
 GRADIENT_PASSES = 3
@@ -20,19 +23,59 @@ PRODUCT_PASSES = 6
 """Cost an image of a Hessian-vector product: a backward pass through the gradient's forward and backward."""
 
 
-class HessianOperator:
-    r"""Products $Hv$ with the Hessian $H = \nabla^2 L(\theta)$ of the mean loss over some images.
+FORM_PASSES = 4
+"""Cost an image of a form $z^\\top H z$ by Taylor series, in forward passes: $W x'$, $Z x$, $W x''$ and $Z x'$."""
 
-    $Hv = \nabla (\nabla L^\top v)$ by double backward (Pearlmutter, Fast Exact Multiplication by the Hessian,
-    1994). The model is in eval mode, so BatchNorm is an affine map with fixed statistics; $\theta$ are the
-    trainable parameters. The graph of the gradient is built once and kept for all products: a product is
-    one backward pass, and memory grows with the number of images.
+CHUNK = 2**18
+"""Image values times directions of one Taylor pass: what the caches of a core hold of a small network."""
+
+SMALLEST_CHUNK = 8
+"""Images of one Taylor pass, at least."""
+
+GROUPS = 16
+"""Groups of images that forms are given for where those of each image cannot be had."""
+
+DIRECTIONS = 16
+"""Directions at once, at most; fewer where they would not fit in `DIRECTION_ENTRIES`."""
+
+DIRECTION_ENTRIES = 2**26
+"""Numbers in all directions at once, at most: a quarter of a gibibyte."""
+
+
+class Forms(NamedTuple):
+    r"""$z^\top H_g z$ for directions z and the Hessians $H_g$ of the mean loss over disjoint groups of images.
+
+    Attributes:
+        values: [m, G], float64, on the CPU.
+        images: Images a group [G], float64.
+    """
+
+    values: Tensor
+    images: Tensor
+
+    @property
+    def whole(self) -> Tensor:
+        r"""$z^\top H z$ of the mean loss over all images, [m]."""
+        return self.values @ self.images / self.images.sum()
+
+
+class HessianOperator:
+    r"""The Hessian $H = \nabla^2 L(\theta)$ of the mean loss over some images, known by what it does to vectors.
+
+    Products $Hv = \nabla (\nabla L^\top v)$ by double backward (Pearlmutter, Fast Exact Multiplication by the
+    Hessian, 1994), on a graph of the gradient that is built with the first product and kept. Forms
+    $z^\top H z$ by Taylor series, several at once and for each image (`zoo.landscape.taylor`), or by double
+    backward on groups of images where the model uses a function without a Taylor rule.
+
+    The model is in eval mode, so BatchNorm is an affine map with fixed statistics; $\theta$ are the trainable
+    parameters. It must not change while the operator is in use.
 
     Attributes:
         size: Number of trainable parameters, P.
         images: Number of images, N.
         device: Where vectors are expected.
         dtype: Their number format.
+        taylor: Whether forms come from Taylor series; turns false where the model does not allow it.
     """
 
     def __init__(
@@ -42,13 +85,13 @@ class HessianOperator:
         labels: Tensor,
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
-        """Build the graph of the gradient.
+        """Look at the model; nothing is computed yet.
 
         Args:
             model: A model, left as it was; its `.grad` fields are not touched.
             images: [N, C, H, W], on any device.
             labels: [N], or whatever `loss` takes.
-            loss: Mean loss of outputs and labels.
+            loss: Mean over the images of a loss of outputs and labels.
 
         Raises:
             ValueError: If no parameter is trainable, or there are no images.
@@ -59,115 +102,71 @@ class HessianOperator:
         if not len(images):
             raise ValueError("the Hessian of the loss over 0 images is undefined; give at least 1")
         self.device = device_of(model)
-        with evaluation_mode(model), torch.enable_grad():
-            value = loss(model(images.to(self.device)), labels.to(self.device))
-            gradients = torch.autograd.grad(value, self._parameters, create_graph=True)
-            self._gradient = flatten(gradients)
-        self.size, self.images = self._gradient.numel(), len(images)
-        self.dtype = self._gradient.dtype
+        self._model, self._loss = model, loss
+        self._data = images.to(self.device), labels.to(self.device)
+        self.size, self.images = sum(p.numel() for p in self._parameters), len(images)
+        self.dtype = self._parameters[0].dtype
+        self.taylor = True
+
+    @cached_property
+    def _gradient(self) -> Tensor:
+        return self._gradient_on(*self._data)
+
+    def _gradient_on(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The gradient [P] of the mean loss, with its graph."""
+        with evaluation_mode(self._model), torch.enable_grad():
+            value = self._loss(self._model(images), labels)
+            # the gradient of an unused parameter is made zero
+            return flatten(
+                torch.autograd.grad(value, self._parameters, create_graph=True, materialize_grads=True)
+            )
+
+    def _product(self, gradient: Tensor, vector: Tensor) -> Tensor:
+        return flatten(
+            torch.autograd.grad(gradient, self._parameters, vector, retain_graph=True, materialize_grads=True)
+        )
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """The product with a vector [P], as a vector [P]."""
-        products = torch.autograd.grad(self._gradient, self._parameters, vector, retain_graph=True)
-        return flatten(products)
+        return self._product(self._gradient, vector)
+
+    def forms(self, directions: Tensor) -> Forms:
+        r"""$z^\top H z$ for each row z of `directions` [m, P], for each image or group of images."""
+        if self.taylor:
+            try:
+                values = self._taylor_forms(directions)
+                return Forms(values, torch.ones(self.images, dtype=torch.float64))
+            except UnsupportedFunctionError:
+                self.taylor = False
+        return self._double_backward_forms(directions)
+
+    @property
+    def at_once(self) -> int:
+        """Directions that `forms` is best given at once."""
+        return max(1, min(DIRECTIONS, DIRECTION_ENTRIES // self.size))
+
+    def _taylor_forms(self, directions: Tensor) -> Tensor:
+        values = self._data[0][0].numel() * len(directions)
+        parts = zip(*(part.split(max(SMALLEST_CHUNK, CHUNK // values)) for part in self._data), strict=True)
+        forms = [
+            second_derivatives(self._model, self._parameters, images, labels, directions, self._loss)
+            for images, labels in parts
+        ]
+        return torch.cat(forms, dim=1).double().cpu()
+
+    def _double_backward_forms(self, directions: Tensor) -> Forms:
+        values, groups = [], min(GROUPS, self.images)
+        for images, labels in zip(*(part.tensor_split(groups) for part in self._data), strict=True):
+            gradient = self._gradient_on(images, labels)
+            values.append(torch.stack([z.dot(self._product(gradient, z)) for z in directions]))
+        sizes = [len(group) for group in self._data[0].tensor_split(groups)]
+        return Forms(torch.stack(values, dim=1).double().cpu(), torch.tensor(sizes, dtype=torch.float64))
 
     def cost(self, products: int) -> float:
         """Sample passes of the graph and so many products."""
         return float(self.images * (GRADIENT_PASSES + PRODUCT_PASSES * products))
 
-
-def hessian_trace(
-    operator: HessianOperator,
-    generator: torch.Generator,
-    probes: int = 32,
-    tolerance: float | None = None,
-) -> Estimate:
-    r"""Trace of the Hessian by Hutchinson's estimator with Rademacher probes.
-
-    $\mathrm{tr} H = E[z^\top H z]$ for entries of $z$ that are +1 or -1 with equal chance (Hutchinson, A
-    stochastic estimator of the trace of the influence matrix, 1990, eq. 2.1; PyHessian, Yao et al. 2020,
-    section III). PyHessian stops where the running mean moves by less than a tolerance,
-    $|m_k - m_{k-1}| / (|m_{k-1}| + 10^{-6}) <$ tolerance (it leaves out the inner absolute value, a fault: a
-    negative mean stops it at once).
-
-    Args:
-        operator: The Hessian.
-        generator: Draws the probes, on the CPU.
-        probes: Number of probes; with a tolerance, the largest number.
-        tolerance: Relative change of the running mean at which to stop; None takes all probes, and then
-            the standard error is that of a fixed number of draws. A stop that looks at the draws makes it
-            too small.
-
-    Raises:
-        ValueError: If `probes` is below 1.
-    """
-    if probes < 1:
-        raise ValueError(f"probes is {probes}; the trace takes at least 1")
-    draws: list[float] = []
-    mean, converged = math.nan, None if tolerance is None else False
-    for _ in range(probes):
-        probe = torch.randint(0, 2, (operator.size,), generator=generator).mul(2).sub(1)
-        vector = probe.to(operator.device, operator.dtype)
-        draws.append(torch.dot(vector, operator @ vector).item())
-        previous, mean = mean, sum(draws) / len(draws)
-        if tolerance is not None and _settled(previous, mean, tolerance):
-            converged = True
-            break
-    value, standard_error = mean_and_standard_error(draws)
-    return Estimate(
-        value=value,
-        standard_error=standard_error,
-        samples=operator.images,
-        iterations=len(draws),
-        converged=converged,
-        sample_passes=operator.cost(len(draws)),
-    ).finite()
-
-
-def hessian_top_eigenvalue(
-    operator: HessianOperator,
-    generator: torch.Generator,
-    iterations: int = 100,
-    tolerance: float = 1e-3,
-) -> Estimate:
-    r"""Eigenvalue of the Hessian with the largest absolute value, by power iteration.
-
-    Returns the Rayleigh quotient $v^\top H v$ of the unit vector $v$, with its sign, and stops where it moves
-    by less than the tolerance, relative to itself (PyHessian, Yao et al. 2020, section III; start vector
-    normal).
-
-    Args:
-        operator: The Hessian.
-        generator: Draws the start vector, on the CPU.
-        iterations: Largest number of products.
-        tolerance: Relative change at which to stop.
-
-    Raises:
-        ValueError: If `iterations` is below 1.
-    """
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}; power iteration takes at least 1")
-    vector = torch.randn(operator.size, generator=generator).to(operator.device, operator.dtype)
-    quotient, converged, products = math.nan, False, 0
-    while products < iterations and not converged:
-        length = torch.linalg.vector_norm(vector)
-        vector = torch.where(length > 0, vector / length, vector)
-        product = operator @ vector
-        products += 1
-        previous, quotient = quotient, torch.dot(vector, product).item()
-        if not math.isfinite(quotient):
-            break
-        converged = _settled(previous, quotient, tolerance)
-        vector = product
-    return Estimate(
-        value=quotient,
-        samples=operator.images,
-        iterations=products,
-        converged=converged,
-        sample_passes=operator.cost(products),
-    ).finite()
-
-
-def _settled(before: float, after: float, tolerance: float) -> bool:
-    """PyHessian's stopping rule, with the absolute value that its trace lacks; false where one is NaN."""
-    return abs(after - before) / (abs(before) + 1e-6) < tolerance
+    def forms_cost(self, forms: int) -> float:
+        """Sample passes of so many forms, `at_once` at a time."""
+        each, once = (FORM_PASSES, 1) if self.taylor else (PRODUCT_PASSES, GRADIENT_PASSES)
+        return float(self.images * (each * forms + once * math.ceil(forms / self.at_once)))

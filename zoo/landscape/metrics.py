@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.landscape.connectivity import curve_errors, mode_connectivity, mode_connectivity_peak
+from zoo.landscape.eigenvalues import hessian_top_eigenvalue
 from zoo.landscape.estimate import COLLAPSED, NOT_FINITE, Estimate
 from zoo.landscape.evaluation import outputs, subset
-from zoo.landscape.hessian import HessianOperator, hessian_top_eigenvalue, hessian_trace
+from zoo.landscape.hessian import HessianOperator
 from zoo.landscape.recipes import MetricRecipe
 from zoo.landscape.registry import Pair, register_pair_metric, register_run_metric
 from zoo.landscape.similarity import agreement, l2_distance, linear_cka, mixup
+from zoo.landscape.trace import hessian_trace
 
 if TYPE_CHECKING:
     from zoo.datasets import RunData
