@@ -1,6 +1,6 @@
 """Small networks and data that the landscape tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+
+from zoo.landscape.hessian import Forms, HessianOperator
 
 
 class Split(NamedTuple):
@@ -49,6 +51,73 @@ def trained(width: int, seed: int, train: Split) -> nn.Module:
         F.cross_entropy(model(train.images[chosen]), train.labels[chosen]).backward()
         optimizer.step()
     return model.eval()
+
+
+class DenseOperator:
+    """The operator of a symmetric matrix that is known, so that products and forms cost next to nothing."""
+
+    device, images, at_once = torch.device("cpu"), 1, 256
+
+    def __init__(self, dense: Tensor) -> None:
+        self.dense, self.size, self.dtype = dense, len(dense), dense.dtype
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """The product."""
+        return self.dense @ vector
+
+    def forms(self, directions: Tensor) -> Forms:
+        values = ((directions @ self.dense) * directions).sum(1, keepdim=True)
+        return Forms(values.double(), torch.ones(1, dtype=torch.float64))
+
+    def cost(self, products: int) -> float:
+        return 3.0 + 6.0 * products
+
+    def forms_cost(self, forms: int) -> float:
+        return 4.0 * forms
+
+
+@pytest.fixture(scope="session")
+def dense_operator() -> Callable[[Tensor], DenseOperator]:
+    """A symmetric matrix -> its operator."""
+    return DenseOperator
+
+
+@pytest.fixture(scope="session")
+def with_eigenvalues() -> Callable[..., DenseOperator]:
+    """Eigenvalues, number format -> the operator of a symmetric matrix that has them, in a random basis."""
+
+    def made(values: Sequence[float], dtype: torch.dtype = torch.float64) -> DenseOperator:
+        generator = torch.Generator().manual_seed(9)
+        basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=dtype)).Q
+        return DenseOperator(basis @ torch.diag(torch.as_tensor(values, dtype=dtype)) @ basis.T)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def small_network(digits: RunData) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network of width 1 after a few steps on 64 images, those images and their labels."""
+    model, images, labels = cnn(1, 0), digits.train.images[:64], digits.train.labels[:64]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    model.zero_grad()
+    return model.eval(), images, labels
+
+
+@pytest.fixture(scope="session")
+def network(small_network: tuple[nn.Module, Tensor, Tensor]) -> HessianOperator:
+    """Its operator."""
+    return HessianOperator(*small_network)
+
+
+@pytest.fixture(scope="session")
+def dense(network: HessianOperator) -> Tensor:
+    """Its Hessian [P, P] in double precision, product by product."""
+    rows = torch.stack([network @ row for row in torch.eye(network.size)]).double()
+    return (rows + rows.T) / 2
 
 
 @pytest.fixture(scope="session")

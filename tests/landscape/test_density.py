@@ -5,11 +5,9 @@ import statistics
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.landscape.density import EDGES, SpectralDensity, spectral_density
-from zoo.landscape.hessian import HessianOperator
 from zoo.landscape.spectrum import density_estimates
 from zoo.landscape.trace import rademacher
 
@@ -18,34 +16,11 @@ def stream(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class DenseOperator:
-    """The operator of a symmetric matrix."""
-
-    device, images = torch.device("cpu"), 1
-
-    def __init__(self, dense: Tensor) -> None:
-        self.dense, self.size, self.dtype = dense, len(dense), dense.dtype
-
-    def __matmul__(self, vector: Tensor) -> Tensor:
-        """The product."""
-        return self.dense @ vector
-
-    def cost(self, products: int) -> float:
-        return 3.0 + 6.0 * products
-
-
-def with_eigenvalues(values: Tensor) -> DenseOperator:
-    """A symmetric matrix of those eigenvalues, in a random basis."""
-    shape = len(values), len(values)
-    basis = torch.linalg.qr(torch.randn(shape, generator=stream(9), dtype=torch.float64)).Q
-    return DenseOperator(basis @ torch.diag(values.double()) @ basis.T)
-
-
 SPECTRUM = torch.cat([torch.linspace(-0.5, 0.5, 80), torch.tensor([20.0, 7.0, -3.0])]).double()
 
 
 @pytest.fixture(scope="module")
-def operator() -> DenseOperator:
+def operator(with_eigenvalues):
     """A bulk about zero and three outliers, as of a network."""
     return with_eigenvalues(SPECTRUM)
 
@@ -63,18 +38,10 @@ def test_moments_of_a_probe_are_its_own_to_twice_its_steps(operator) -> None:
     assert density.sums(lambda nodes: nodes**6).item() != pytest.approx(exact, rel=1e-6)
 
 
-def test_moments_of_a_network_are_those_of_its_dense_hessian(make_cnn, digits) -> None:
-    model, (images, labels) = make_cnn(1, 0), (digits.train.images[:64], digits.train.labels[:64])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(60):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    network = HessianOperator(model.eval(), images, labels)
-    rows = torch.stack([network @ row for row in torch.eye(network.size)]).double()
-    spectrum = torch.linalg.eigvalsh((rows + rows.T) / 2)
+def test_moments_of_a_network_are_those_of_its_dense_hessian(network, dense, dense_operator) -> None:
+    spectrum = torch.linalg.eigvalsh(dense)
     short = spectral_density(network, stream(), probes=60, steps=4)
-    long = spectral_density(DenseOperator((rows + rows.T) / 2), stream(), probes=60, steps=80)
+    long = spectral_density(dense_operator(dense), stream(), probes=60, steps=80)
     for density, functions in (
         (short, (lambda x: x, torch.square, lambda x: x**3)),  # exact for each probe
         (long, (torch.abs, lambda x: (-x).clamp(min=0))),  # once the nodes tell the signs apart
@@ -123,8 +90,8 @@ def test_shares_estimate_those_of_all_eigenvalues(operator) -> None:
     torch.testing.assert_close(values, exact, rtol=0, atol=0.05)
 
 
-def test_the_density_integrates_to_one_and_peaks_at_the_outliers() -> None:
-    density = spectral_density(with_eigenvalues(torch.tensor([0.0] * 8 + [5.0, 5.0])), stream(), 1_000, 5)
+def test_the_density_integrates_to_one_and_peaks_at_the_outliers(with_eigenvalues) -> None:
+    density = spectral_density(with_eigenvalues([0.0] * 8 + [5.0, 5.0]), stream(), 1_000, 5)
     points = torch.linspace(-3, 8, 2_001)
     values = density.smoothed(points, 0.1)
     assert torch.trapezoid(values, points.double()).item() == pytest.approx(1, abs=1e-6)
@@ -153,8 +120,8 @@ def test_the_trace_is_that_of_the_probes(operator) -> None:
     assert (estimates.trace.iterations, estimates.trace.sample_passes) == (10, 3 + 6 * 10)
 
 
-def test_a_definite_hessian_has_no_negative_share() -> None:
-    estimates = density_estimates(with_eigenvalues(torch.full((20,), 2.0)), stream(), probes=4)
+def test_a_definite_hessian_has_no_negative_share(with_eigenvalues) -> None:
+    estimates = density_estimates(with_eigenvalues([2.0] * 20), stream(), probes=4)
     assert estimates.negative_share.value == 0
     assert estimates.effective_rank.value == pytest.approx(20)
     assert estimates.density.value == pytest.approx(2)
@@ -168,15 +135,15 @@ def test_one_probe_has_no_standard_error(operator) -> None:
     assert estimates.effective_rank.value > 1
 
 
-def test_a_flat_loss_has_no_ratios_of_curvatures() -> None:
-    estimates = density_estimates(DenseOperator(torch.zeros(5, 5)), stream(), probes=3)
+def test_a_flat_loss_has_no_ratios_of_curvatures(dense_operator) -> None:
+    estimates = density_estimates(dense_operator(torch.zeros(5, 5)), stream(), probes=3)
     assert (estimates.trace.value, estimates.density.value, estimates.largest.value) == (0, 0, 0)
     for ratio in (estimates.negative_share, estimates.effective_rank):
         assert (ratio.value, ratio.reason) == (None, "flat")
 
 
-def test_weights_that_are_not_numbers_give_a_reason() -> None:
-    estimates = density_estimates(DenseOperator(torch.full((5, 5), math.nan)), stream(), probes=3)
+def test_weights_that_are_not_numbers_give_a_reason(dense_operator) -> None:
+    estimates = density_estimates(dense_operator(torch.full((5, 5), math.nan)), stream(), probes=3)
     for estimate in estimates:
         assert (estimate.value, estimate.standard_error, estimate.reason) == (None, None, "not_finite")
     assert estimates.density.values is None

@@ -26,16 +26,9 @@ def least_squares(inputs: Tensor, sign: float = 1.0) -> HessianOperator:
 
 
 @pytest.fixture(scope="module")
-def network_and_dense_hessian(make_cnn, digits) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """A network of width 1 after a few steps, images, labels, and the dense Hessian [P, P] of its loss."""
-    model, (images, labels) = make_cnn(1, 0), (digits.train.images[:64], digits.train.labels[:64])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(60):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    model.eval()
-    model.zero_grad()
+def network_and_dense_hessian(small_network) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A small network, its images and labels, and the dense Hessian [P, P] of its loss, by autograd."""
+    model, images, labels = small_network
     named = dict(model.named_parameters())
     sizes = [p.numel() for p in named.values()]
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.landscape.eigenvalues import hessian_top_eigenvalue, top_eigenvalues
-from zoo.landscape.hessian import Forms, HessianOperator
+from zoo.landscape.hessian import HessianOperator
 from zoo.landscape.lanczos import Lanczos
 
 
@@ -16,52 +16,10 @@ def stream(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class DenseOperator:
-    """The operator of a symmetric matrix."""
-
-    device, images = torch.device("cpu"), 1
-
-    def __init__(self, dense: Tensor) -> None:
-        self.dense, self.size, self.dtype = dense, len(dense), dense.dtype
-
-    def __matmul__(self, vector: Tensor) -> Tensor:
-        """The product."""
-        return self.dense @ vector
-
-    def forms(self, directions: Tensor) -> Forms:
-        values = ((directions @ self.dense) * directions).sum(1, keepdim=True)
-        return Forms(values.double(), torch.ones(1, dtype=torch.float64))
-
-    def cost(self, products: int) -> float:
-        return 3.0 + 6.0 * products
-
-    def forms_cost(self, forms: int) -> float:
-        return 4.0 * forms
-
-
-def with_eigenvalues(values: list[float], dtype: torch.dtype = torch.float64) -> DenseOperator:
-    """A symmetric matrix of those eigenvalues, in a random basis."""
-    basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=stream(9), dtype=dtype)).Q
-    return DenseOperator(basis @ torch.diag(torch.tensor(values, dtype=dtype)) @ basis.T)
-
-
 @pytest.fixture(scope="module")
-def network(make_cnn, digits) -> HessianOperator:
-    """A network of width 1 after a few steps, on 64 images."""
-    model, (images, labels) = make_cnn(1, 0), (digits.train.images[:64], digits.train.labels[:64])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(60):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    return HessianOperator(model.eval(), images, labels)
-
-
-@pytest.fixture(scope="module")
-def spectrum(network) -> Tensor:
-    """Its eigenvalues, falling, from its dense Hessian."""
-    rows = torch.stack([network @ row for row in torch.eye(network.size)]).double()
-    return torch.linalg.eigvalsh((rows + rows.T) / 2).flip(0)
+def spectrum(dense) -> Tensor:
+    """The eigenvalues of a network's Hessian, falling."""
+    return torch.linalg.eigvalsh(dense).flip(0)
 
 
 def test_the_largest_eigenvalues_of_a_network_equal_the_dense_ones(network, spectrum) -> None:
@@ -71,7 +29,7 @@ def test_the_largest_eigenvalues_of_a_network_equal_the_dense_ones(network, spec
     assert estimates[0].iterations < network.size / 2
 
 
-def test_largest_by_value_and_by_magnitude_differ_where_the_spectrum_reaches_below() -> None:
+def test_largest_by_value_and_by_magnitude_differ_where_the_spectrum_reaches_below(with_eigenvalues) -> None:
     operator = with_eigenvalues([-5.0, -1.0, 0.0, 0.1, 0.2, 2.0, 4.0])
     by_value = top_eigenvalues(operator, stream(), count=3, order="algebraic")
     by_size = top_eigenvalues(operator, stream(), count=3, order="magnitude")
@@ -88,7 +46,7 @@ def test_lanczos_and_power_iteration_agree_and_lanczos_is_done_first(network, sp
     assert lanczos.iterations < power.iterations
 
 
-def test_close_eigenvalues_are_told_apart_and_not_found_twice() -> None:
+def test_close_eigenvalues_are_told_apart_and_not_found_twice(with_eigenvalues) -> None:
     """In float32 over many steps, where plain Lanczos loses orthogonality and sees ghosts."""
     values = [10.0, 9.99, *torch.linspace(-1, 1, 298).tolist()]
     estimates = top_eigenvalues(
@@ -98,7 +56,7 @@ def test_close_eigenvalues_are_told_apart_and_not_found_twice() -> None:
     assert all(e.converged for e in estimates)
 
 
-def test_the_basis_stays_orthonormal_in_float32() -> None:
+def test_the_basis_stays_orthonormal_in_float32(with_eigenvalues) -> None:
     operator = with_eigenvalues([100.0, *torch.linspace(-1, 1, 199).tolist()], torch.float32)
     lanczos = Lanczos(operator, torch.randn(200, generator=stream()), 120)
     while lanczos.step():
@@ -107,7 +65,7 @@ def test_the_basis_stays_orthonormal_in_float32() -> None:
     torch.testing.assert_close(basis @ basis.T, torch.eye(120), rtol=0, atol=1e-5)
 
 
-def test_residuals_bound_the_distance_to_an_eigenvalue() -> None:
+def test_residuals_bound_the_distance_to_an_eigenvalue(with_eigenvalues) -> None:
     operator = with_eigenvalues(torch.linspace(-3, 5, 60).square().tolist())
     exact = torch.linalg.eigvalsh(operator.dense)
     lanczos = Lanczos(operator, torch.randn(60, generator=stream(), dtype=torch.float64), 12)
@@ -121,20 +79,20 @@ def test_residuals_bound_the_distance_to_an_eigenvalue() -> None:
     torch.testing.assert_close(residuals, ritz.residuals)
 
 
-def test_an_exhausted_space_is_left_and_finds_multiple_eigenvalues() -> None:
+def test_an_exhausted_space_is_left_and_finds_multiple_eigenvalues(dense_operator, with_eigenvalues) -> None:
     estimates = top_eigenvalues(with_eigenvalues([3.0, 3.0, 3.0, 1.0]), stream(), count=4)
     assert [e.value for e in estimates] == pytest.approx([3, 3, 3, 1])
     assert all(e.converged for e in estimates)
-    zero = top_eigenvalues(DenseOperator(torch.zeros(6, 6)), stream(), count=2)
+    zero = top_eigenvalues(dense_operator(torch.zeros(6, 6)), stream(), count=2)
     assert [(e.value, e.converged) for e in zero] == [(0, True)] * 2
 
 
-def test_no_more_eigenvalues_than_parameters() -> None:
+def test_no_more_eigenvalues_than_parameters(with_eigenvalues) -> None:
     estimates = top_eigenvalues(with_eigenvalues([2.0, 1.0]), stream(), count=5)
     assert [e.value for e in estimates] == pytest.approx([2, 1])
 
 
-def test_each_eigenvalue_says_whether_it_has_converged() -> None:
+def test_each_eigenvalue_says_whether_it_has_converged(with_eigenvalues) -> None:
     operator = with_eigenvalues([50.0, *torch.linspace(-1, 1, 99).tolist()])
     estimates = top_eigenvalues(operator, stream(), count=4, steps=6)
     assert [e.converged for e in estimates] == [True, False, False, False]
@@ -158,13 +116,13 @@ def test_the_error_of_sampling_is_that_of_the_eigenvalue_over_data_sets() -> Non
     assert math.sqrt(sum(errors) / 200) == pytest.approx(spread, rel=0.15)
 
 
-def test_weights_that_are_not_numbers_give_a_reason() -> None:
-    estimates = top_eigenvalues(DenseOperator(torch.full((3, 3), math.nan)), stream(), count=2)
+def test_weights_that_are_not_numbers_give_a_reason(dense_operator) -> None:
+    estimates = top_eigenvalues(dense_operator(torch.full((3, 3), math.nan)), stream(), count=2)
     assert [(e.value, e.sampling_error, e.reason) for e in estimates] == [(None, None, "not_finite")] * 2
     assert estimates[0].iterations == 1
 
 
-def test_impossible_requests_are_refused() -> None:
+def test_impossible_requests_are_refused(with_eigenvalues) -> None:
     operator = with_eigenvalues([2.0, 1.0])
     with pytest.raises(ValueError, match="count is 0 and steps 100; give 1 <= count <= steps"):
         top_eigenvalues(operator, stream(), count=0)

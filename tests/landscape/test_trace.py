@@ -18,22 +18,6 @@ def stream(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class DenseOperator:
-    """The operator of a Hessian that is known, so that repeats cost next to nothing."""
-
-    device, dtype, images, at_once = torch.device("cpu"), torch.float64, 1, 256
-
-    def __init__(self, dense: Tensor) -> None:
-        self.dense, self.size = dense.double(), len(dense)
-
-    def forms(self, directions: Tensor) -> Forms:
-        values = ((directions @ self.dense) * directions).sum(1, keepdim=True)
-        return Forms(values, torch.ones(1, dtype=torch.float64))
-
-    def forms_cost(self, forms: int) -> float:
-        return float(forms)
-
-
 def linear_regression(inputs: Tensor) -> HessianOperator:
     """Half the squared error of a linear model: image i has the Hessian x_i x_i' and the trace |x_i|^2."""
     model = nn.Linear(inputs.shape[1], 1, bias=False, dtype=inputs.dtype)
@@ -42,28 +26,9 @@ def linear_regression(inputs: Tensor) -> HessianOperator:
 
 
 @pytest.fixture(scope="module")
-def network(make_cnn, digits) -> HessianOperator:
-    """A network of width 1 after a few steps, on 64 images."""
-    model, (images, labels) = make_cnn(1, 0), (digits.train.images[:64], digits.train.labels[:64])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(60):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    return HessianOperator(model.eval(), images, labels)
-
-
-@pytest.fixture(scope="module")
-def dense(network) -> Tensor:
-    """Its Hessian [P, P], product by product."""
-    rows = torch.stack([network @ row for row in torch.eye(network.size)])
-    return (rows + rows.T) / 2
-
-
-@pytest.fixture(scope="module")
-def repeats(dense) -> list[Estimate]:
+def repeats(dense, dense_operator) -> list[Estimate]:
     """2,000 traces of that Hessian, from one stream."""
-    operator, generator = DenseOperator(dense), stream(1)
+    operator, generator = dense_operator(dense), stream(1)
     return [piloted_trace(operator, generator, most=512) for _ in range(2_000)]
 
 
@@ -73,9 +38,9 @@ def test_the_interval_covers_as_it_says(dense, repeats) -> None:
     assert 0.93 < covered < 0.97
 
 
-def test_the_interval_of_few_probes_covers_as_it_says() -> None:
+def test_the_interval_of_few_probes_covers_as_it_says(dense_operator) -> None:
     inputs = torch.randn(30, 8, generator=stream(), dtype=torch.float64)
-    operator, generator = DenseOperator(inputs.T @ inputs / 30), stream(1)
+    operator, generator = dense_operator(inputs.T @ inputs / 30), stream(1)
     trace = operator.dense.trace().item()
     estimates = [piloted_trace(operator, generator, least=6, most=6) for _ in range(2_000)]
     assert 0.93 < sum(e.low < trace < e.high for e in estimates) / 2_000 < 0.97
@@ -90,9 +55,9 @@ def test_the_pilot_buys_the_accuracy_that_was_asked_for(dense, repeats) -> None:
     )
 
 
-def test_the_count_is_that_of_the_pilot_alone(dense) -> None:
+def test_the_count_is_that_of_the_pilot_alone(dense, dense_operator) -> None:
     """With 16 pilot probes, 15/13 of the squared ratio of their spread to the error wanted."""
-    operator = DenseOperator(dense)
+    operator = dense_operator(dense)
     pilot = operator.forms(rademacher(operator, 16, stream(5))).whole
     wanted = math.ceil(15 / 13 * (pilot.std() / (0.05 * pilot.mean())).item() ** 2)
     estimate = piloted_trace(operator, stream(5), most=1_000)
@@ -102,9 +67,9 @@ def test_the_count_is_that_of_the_pilot_alone(dense) -> None:
     assert estimate.standard_error == pytest.approx(fresh.std().item() / math.sqrt(wanted))
 
 
-def test_to_stop_on_the_running_error_covers_less(dense) -> None:
+def test_to_stop_on_the_running_error_covers_less(dense, dense_operator) -> None:
     """Why the probes of the estimate are fresh: the same accuracy, sought as the draws come in."""
-    draws = DenseOperator(dense).forms(rademacher(DenseOperator(dense), 2_000 * 300, stream(2))).whole
+    draws = dense_operator(dense).forms(rademacher(dense_operator(dense), 2_000 * 300, stream(2))).whole
     draws = draws.view(2_000, 300)
     counts = torch.arange(1, 301)
     means = draws.cumsum(1) / counts
@@ -117,7 +82,7 @@ def test_to_stop_on_the_running_error_covers_less(dense) -> None:
     assert (misses < 1.98).double().mean() < 0.93
 
 
-def test_a_network_is_measured_as_its_dense_hessian(network, dense) -> None:
+def test_a_network_is_measured_as_its_dense_hessian(network, dense, dense_operator) -> None:
     estimate = piloted_trace(network, stream(3))
     assert estimate.low < dense.trace().item() < estimate.high
     assert estimate.converged
@@ -125,28 +90,28 @@ def test_a_network_is_measured_as_its_dense_hessian(network, dense) -> None:
     assert estimate.sample_passes == 64 * (
         16 * 4 + 1 + estimate.iterations * 4 + math.ceil(estimate.iterations / 16)
     )
-    known = piloted_trace(DenseOperator(dense), stream(3))
+    known = piloted_trace(dense_operator(dense), stream(3))
     assert estimate.value == pytest.approx(known.value, rel=1e-4)
     assert estimate.iterations == known.iterations
 
 
-def test_a_cap_on_the_probes_is_owned_up_to(dense) -> None:
-    estimate = piloted_trace(DenseOperator(dense), stream(), most=20)
+def test_a_cap_on_the_probes_is_owned_up_to(dense, dense_operator) -> None:
+    estimate = piloted_trace(dense_operator(dense), stream(), most=20)
     assert (estimate.iterations, estimate.converged) == (20, False)
     assert estimate.standard_error > 0.05 * estimate.value
 
 
-def test_a_negative_trace_is_a_value() -> None:
-    operator = DenseOperator(-torch.eye(4) - torch.ones(4, 4) / 10)
+def test_a_negative_trace_is_a_value(dense_operator) -> None:
+    operator = dense_operator(-torch.eye(4) - torch.ones(4, 4) / 10)
     estimate = piloted_trace(operator, stream())
     assert estimate.low < -4.4 < estimate.high < 0
     assert estimate.converged
 
 
-def test_traces_at_the_edges_of_sense() -> None:
+def test_traces_at_the_edges_of_sense(dense_operator) -> None:
     zero = piloted_trace(linear_regression(torch.zeros(4, 3)), stream())
     assert (zero.value, zero.low, zero.high, zero.iterations, zero.converged) == (0, 0, 0, 16, True)
-    swapped = DenseOperator(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    swapped = dense_operator(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
     about_zero = piloted_trace(swapped, stream(), relative_error=1e-3, most=64)
     assert (about_zero.iterations, about_zero.converged) == (64, False)
     broken = piloted_trace(linear_regression(torch.full((4, 3), math.nan)), stream())
@@ -252,8 +217,8 @@ def test_the_interval_is_students() -> None:
     assert student_interval(10.0, None, 0) == (None, None)
 
 
-def test_impossible_requests_are_refused() -> None:
-    operator = DenseOperator(torch.eye(2))
+def test_impossible_requests_are_refused(dense_operator) -> None:
+    operator = dense_operator(torch.eye(2))
     with pytest.raises(ValueError, match="pilot, least and most are 3, 16 and 256; give pilot >= 4"):
         piloted_trace(operator, stream(), pilot=3)
     with pytest.raises(ValueError, match=r"are 16, 9 and 8; give .* 2 <= least <= most"):
