@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +18,7 @@ from zoo.storage import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from diagnose.baselines import Diagnoser
     from diagnose.boards import Board
     from diagnose.cases import Cases
     from diagnose.competition import Standings
@@ -74,38 +74,15 @@ def benchmark(
     import_modules(modules or [])
     store = Store(out)
     if published:
-        page = _published_experiment(published, store)
+        _published_experiment(published, store, as_json, quiet=full)
         if not full:
-            print(page)
             return
-    from diagnose.baselines import entrants_of
-    from diagnose.boards import boards, protocols_of
-    from diagnose.competition import compete
-    from diagnose.entrants import installed_entrants, load_entrant
-    from diagnose.protocols import seeds_of
-
     zoos, costs = _authors_zoo(published) if published else _opened(folders or [])
-    bounds = "published" if published else "data"
-    own = [load_entrant(text) for text in entrants or []]
-    diagnosers = [*entrants_of(bounds, full), *installed_entrants(), *own]
-    if twice := sorted({d.name for d in diagnosers if [e.name for e in diagnosers].count(d.name) > 1}):
-        stop(f"several diagnosers are named {twice}; choose other names", WRONG_USE)
-    competed = list(boards(zoos, seeds_of(draws), protocols_of(bool(published), both=full)))
-    if not competed:
-        stop("nothing to learn from or to diagnose: the zoos are too small, or all their labels optimal", 1)
+    diagnosers = _diagnosers(entrants or [], "published" if published else "data", full)
+    competed = _boards(zoos, draws, bool(published), full)
     releases = _releases(competed, release, freeze, store)
-    begun = time.monotonic()
-    with tqdm(unit="board", disable=None) as bar:
-
-        def progress(done: int, of: int) -> None:
-            bar.total = of
-            bar.update(done - bar.n)
-
-        standings = compete(
-            store, zoos, competed, diagnosers, costs, releases, jobs or len(os.sched_getaffinity(0)), progress
-        )
+    standings = _compete(store, zoos, competed, diagnosers, costs, releases, jobs)
     _print_standings(standings, as_json)
-    print(f"mdzoo: {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 
 def score(
@@ -129,15 +106,17 @@ def score(
     _print_standings(judge(store, found), as_json)
 
 
-def _published_experiment(folder: Path, store: Store) -> str:
-    """Run the published experiment, write it, and give its page."""
+def _published_experiment(folder: Path, store: Store, as_json: bool, quiet: bool) -> None:
+    """Run the published experiment, write it, and unless it is to be quiet print it."""
     from diagnose.published import published_report
 
     report = published_report(folder)
     for name, frame in report.tables.items():
         store.write(f"{name}.parquet", frame.to_parquet())
     store.write("published.md", report.page.encode())
-    return report.page
+    if not quiet:
+        rows = report.tables["published"].to_json(orient="records")
+        print(f'{{"published": {rows}}}' if as_json else report.page)
 
 
 def _authors_zoo(folder: Path) -> Zoos:
@@ -163,6 +142,51 @@ def _opened(folders: list[Path]) -> Zoos:
         cases[zoo.name] = cases_of(tables, recipes[0])
         costs[zoo.name] = feature_costs(tables.runs, tables.metrics, recipes[0])
     return cases, costs
+
+
+def _diagnosers(entrants: list[str], bounds: str, full: bool) -> list[Diagnoser]:
+    """Those of the board, those that are installed, and those that are named."""
+    from diagnose.baselines import entrants_of
+    from diagnose.entrants import installed_entrants, load_entrant
+
+    own = [load_entrant(text) for text in entrants]
+    diagnosers = [*entrants_of(bounds, full), *installed_entrants(), *own]
+    names = [diagnoser.name for diagnoser in diagnosers]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        stop(f"several diagnosers are named {twice}; choose other names", WRONG_USE)
+    return diagnosers
+
+
+def _boards(zoos: Mapping[str, Cases], draws: int, published: bool, full: bool) -> list[Board]:
+    from diagnose.boards import boards, protocols_of
+    from diagnose.protocols import seeds_of
+
+    competed = list(boards(zoos, seeds_of(draws), protocols_of(published, both=full)))
+    if not competed:
+        stop("nothing to learn from or to diagnose: the zoos are too small, or all their labels optimal", 1)
+    return competed
+
+
+def _compete(
+    store: Store,
+    zoos: Mapping[str, Cases],
+    competed: list[Board],
+    diagnosers: list[Diagnoser],
+    costs: Mapping[str, pd.DataFrame],
+    releases: list[Release],
+    jobs: int | None,
+) -> Standings:
+    """Compete in so many processes, and show how far it is."""
+    from diagnose.competition import compete
+
+    with tqdm(unit="board", disable=None) as bar:
+
+        def progress(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        processes = jobs or len(os.sched_getaffinity(0))
+        return compete(store, zoos, competed, diagnosers, costs, releases, processes, progress)
 
 
 def _releases(

@@ -88,9 +88,9 @@ class Arena:
             zoo, task, track = key
             cases = self.zoos[zoo]
             frames = cases.sample(task, track), cases.gains[task], cases.answers[task]
-            self._hashes[key] = content_id(
-                b"".join(pd.util.hash_pandas_object(frame).to_numpy().tobytes() for frame in frames)
-            )
+            rows = [pd.util.hash_pandas_object(frame).to_numpy().tobytes() for frame in frames]
+            names = [",".join(map(str, frame.columns)).encode() for frame in frames]
+            self._hashes[key] = content_id(b"\n".join([*names, *rows]))
         return self._hashes[key]
 
     def _seen_on(self, board: Board) -> dict[str, Cases]:

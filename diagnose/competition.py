@@ -12,6 +12,7 @@ from diagnose.baselines import Diagnoser
 from diagnose.board_plots import file_name, plots
 from diagnose.boards import Board
 from diagnose.cases import Cases
+from diagnose.evaluate import ABSTAINED
 from diagnose.exchange import Benchmark, publish
 from diagnose.leaderboard import aggregate
 from diagnose.pages import markdown
@@ -29,7 +30,7 @@ class Standings(NamedTuple):
         leaderboard: Rows of the table `leaderboard`.
         rankings: Rows of the table `rankings`.
         page: Both as Markdown.
-        failures: Rows that a diagnoser failed to answer, by its name and the reason.
+        failures: Rows that a diagnoser failed to answer, by its name and the reason; who abstains does not fail.
     """
 
     leaderboard: pd.DataFrame
@@ -83,8 +84,9 @@ def judge(store: Store, benchmark: Benchmark) -> Standings:
             continue
         scored.append(scores(said))
         release = release_of(board, benchmark.releases)
-        rows.append(aggregate(said, benchmark.costs.get(board.zoo), release))
-        failed = said[said["predicted"].isna()].astype({"diagnoser": str, "reason": str})
+        rows.append(aggregate(said, benchmark.costs.get(board.zoo), release, scored=scored[-1]))
+        silent = said["predicted"].isna() & (said["reason"].astype(object) != ABSTAINED)
+        failed = said[silent].astype({"diagnoser": str, "reason": str})
         failures.append(failed.groupby(["diagnoser", "reason"]).size())
     leaderboard = pd.concat(rows, ignore_index=True)
     ranked = rankings(leaderboard)

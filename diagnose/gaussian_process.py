@@ -33,6 +33,7 @@ from sklearn.utils.validation import (
 )
 
 from diagnose.coordinates import FEATURES, Coordinates, covariance
+from diagnose.inputs import medians
 from diagnose.laplace import laplace, probabilities
 from diagnose.structures import STRUCTURES, Tree
 from diagnose.tree_prior import family, tree_prior
@@ -187,8 +188,7 @@ class MDGaussianProcess(ClassifierMixin, BaseEstimator):
         matrix = self._matrix(X, len(self.columns_) if self.columns_ else None)
         self._width = len(self._measured) if self._measured else matrix.shape[1]
         validate_data(self, X, skip_check_array=True)
-        present = [values[~np.isnan(values)] for values in matrix.T]
-        self.medians_ = np.array([np.median(values) if len(values) else 0.0 for values in present])
+        self.medians_ = medians(matrix)
         return matrix
 
     def _matrix(self, X: pd.DataFrame | ArrayLike, expected: int | None) -> Values:

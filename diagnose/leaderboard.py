@@ -25,6 +25,7 @@ def aggregate(
     costs: pd.DataFrame | None = None,
     release: str | None = None,
     versus: str = VERSUS,
+    scored: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The entries of one board.
 
@@ -36,6 +37,7 @@ def aggregate(
         costs: From `diagnose.feature_costs` of the zoo diagnosed; None: they are not known.
         release: Label of the frozen benchmark that the board is of.
         versus: Name of the diagnoser to compare with; where it is not among them, nothing is compared.
+        scored: From `diagnose.scores.scores` of the predictions; None computes it.
 
     Returns:
         Rows of the table `leaderboard`, in the order in which the diagnosers came.
@@ -46,7 +48,7 @@ def aggregate(
     place = predictions[["zoo", "training_zoo", "task", "protocol", "level"]].drop_duplicates()
     if len(place) != 1:
         raise ValueError(f"aggregate takes the predictions of one board; these are of {len(place)}")
-    scored = scores(predictions)
+    scored = scores(predictions) if scored is None else scored
     table = scored.groupby(ENTRY, sort=False, observed=True).agg(
         **{name: (name, "mean") for name in _MEANS},
         spread=("accuracy", "std"),
