@@ -37,10 +37,15 @@ def benchmark(
     published: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the MD-tree authors' tables: run their experiment; with --full the leaderboard too.",
-            show_default=False,
+            help="Folder of the MD-tree authors' tables: run their experiment instead.", show_default=False
         ),
     ] = None,
+    board: Annotated[
+        bool,
+        typer.Option(
+            "--board", help="With --published: let all diagnosers compete on those tables too, both ways."
+        ),
+    ] = False,
     full: Annotated[
         bool,
         typer.Option("--full", help="All tuned baselines, and from noisy labels to clean ones too: slow."),
@@ -71,15 +76,17 @@ def benchmark(
     """Let all diagnosers compete on all protocols. Run again, it asks only what is not known yet."""
     if bool(folders) == bool(published):
         raise typer.BadParameter("give folders of zoos, or --published DIR, one of the two")
+    if board and not published:
+        raise typer.BadParameter("belongs to --published; a zoo has its board anyway", param_hint="--board")
     import_modules(modules or [])
     store = Store(out)
     if published:
-        _published_experiment(published, store, as_json, quiet=full)
-        if not full:
+        _published_experiment(published, store, as_json, quiet=board)
+        if not board:
             return
     zoos, costs = _authors_zoo(published) if published else _opened(folders or [])
     diagnosers = _diagnosers(entrants or [], "published" if published else "data", full)
-    competed = _boards(zoos, draws, bool(published), full)
+    competed = _boards(zoos, draws, bool(published), both=full or board)
     releases = _releases(competed, release, freeze, store)
     standings = _compete(store, zoos, competed, diagnosers, costs, releases, jobs)
     _print_standings(standings, as_json)
@@ -157,11 +164,11 @@ def _diagnosers(entrants: list[str], bounds: str, full: bool) -> list[Diagnoser]
     return diagnosers
 
 
-def _boards(zoos: Mapping[str, Cases], draws: int, published: bool, full: bool) -> list[Board]:
+def _boards(zoos: Mapping[str, Cases], draws: int, published: bool, both: bool) -> list[Board]:
     from diagnose.boards import boards, protocols_of
     from diagnose.protocols import seeds_of
 
-    competed = list(boards(zoos, seeds_of(draws), protocols_of(published, both=full)))
+    competed = list(boards(zoos, seeds_of(draws), protocols_of(published, both)))
     if not competed:
         stop("nothing to learn from or to diagnose: the zoos are too small, or all their labels optimal", 1)
     return competed

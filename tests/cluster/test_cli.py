@@ -228,6 +228,13 @@ def test_the_published_experiment_is_one_command(shared_data, tmp_path):
     beside = pd.read_parquet(tmp_path / "published.parquet").query("source == 'table'")
     assert len(beside) == 15
     assert beside["difference"].abs().max() < 0.05
+    rows = json.loads(
+        mdzoo("benchmark", "--published", shared_data / "mdtree", "--out", tmp_path, "--json").stdout
+    )
+    assert len(rows["published"]) == len(pd.read_parquet(tmp_path / "published.parquet"))
+    done = mdzoo("benchmark", tmp_path, "--board", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "belongs to --published; a zoo has its board anyway" in done.stderr
     done = mdzoo("benchmark", "--out", tmp_path)
     assert done.returncode == 2
     assert "give folders of zoos, or --published DIR, one of the two" in done.stderr
