@@ -148,9 +148,9 @@ def _md_tree(name: str, build: Callable[[str, int], MDTreeClassifier]) -> Diagno
     return _own(name, "landscape", build, FAILURE_TASKS)
 
 
-def _gaussian_process(task: str, seed: int) -> MDGaussianProcess:
+def _gaussian_process(bounds: str, task: str, seed: int) -> MDGaussianProcess:
     """Our best diagnoser of the published questions, chosen by benchmarks/choose_diagnoser.py on clean labels."""
-    return MDGaussianProcess(structure=task)
+    return MDGaussianProcess(structure=task, bounds=bounds)
 
 
 def advisors() -> list[Diagnoser]:
@@ -168,11 +168,12 @@ def _advisor(decide: str, abstain_below: float, task: str, seed: int) -> RemedyA
 
 
 def md_trees(bounds: str) -> list[Diagnoser]:
-    """The MD trees by the three searches, within `published` bounds or those of the `data`."""
+    """The MD trees by the three searches and the process on them, within `published` bounds or the `data`'s."""
     return [
         _md_tree("md_tree", partial(_structured, "published", bounds)),
         _md_tree("md_tree_exact", partial(_structured, "exact", bounds)),
         _md_tree("md_tree_posterior", partial(_structured, "posterior", bounds)),
+        _own("md_gp", "all", partial(_gaussian_process, bounds), FAILURE_TASKS),
     ]
 
 
@@ -239,7 +240,6 @@ for _diagnoser in (
     *(baseline for baseline in tuned_baselines() if baseline.name in _REGISTERED),
     _md_tree("md_tree_untrained", _untrained),
     *md_trees("data"),
-    _own("md_gp", "all", _gaussian_process, FAILURE_TASKS),
     *advisors(),
     # The bounds belong to ResNet-18 on CIFAR-10; on another zoo this shows how far they carry.
     _md_tree("md_tree_published_bounds", partial(_structured, "published", "published")),

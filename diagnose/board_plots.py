@@ -67,7 +67,7 @@ def cost_plot(board: pd.DataFrame) -> Figure:
     ax.set_xscale("log")
     for cost in points["cost"].unique():
         _labels(ax, float(cost), points[points["cost"] == cost].sort_values("accuracy"))
-    ax.margins(x=0.25)
+    ax.set_xlim(0.5, 40 * float(points["cost"].max()))
     ax.set(
         xlabel="sample passes that the features of a configuration take, plus 1",
         ylabel="accuracy (%), mean over the boards",

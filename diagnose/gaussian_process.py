@@ -58,6 +58,8 @@ class MDGaussianProcess(ClassifierMixin, BaseEstimator):
         amplitude: Prior standard deviation of each part of g, in log odds.
         tree_weight: What a tree's log odds are multiplied by; there are two trees a structure, its posterior
             and its untrained start, and `temperature` has two structures. 0 leaves the trees out.
+        bounds: Where the learned trees look for their thresholds: `published`, which belongs to ResNet-18 on
+            CIFAR-10, or `data`, the training side's quantiles; see `MDTreeClassifier`.
 
     Attributes:
         classes_: The labels, sorted; with a structure those of its leaves, so that the trees may give an
@@ -84,10 +86,12 @@ class MDGaussianProcess(ClassifierMixin, BaseEstimator):
         structure: str | Tree | None = "temperature",
         amplitude: float = 3.0,
         tree_weight: float = 0.3,
+        bounds: str = "published",
     ) -> None:
         self.structure = structure
         self.amplitude = amplitude
         self.tree_weight = tree_weight
+        self.bounds = bounds
 
     def fit(self, X: pd.DataFrame | ArrayLike, y: ArrayLike) -> Self:
         """Learn the trees and the process.
@@ -111,7 +115,7 @@ class MDGaussianProcess(ClassifierMixin, BaseEstimator):
         self.coordinates_ = Coordinates.of(self._measured, complete[:, : self._width])
         self._rows = self.coordinates_.place(complete[:, : self._width])
         asked = len(trees) > 0 and len(self.classes_) > 1
-        self.prior_ = tree_prior(trees, self._frame(complete), labels) if asked else None
+        self.prior_ = tree_prior(trees, self._frame(complete), labels, self.bounds) if asked else None
         votes = self.prior_.training if self.prior_ else np.zeros((len(labels), len(self.classes_)))
         kernel = self.amplitude**2 * covariance(self._rows, self._rows)
         self._modes = {

@@ -74,13 +74,16 @@ class TreePrior:
         return np.sum([voter.log_odds(X) for voter in self.voters], axis=0)
 
 
-def tree_prior(trees: Sequence[Tree], X: pd.DataFrame, y: NDArray[np.str_]) -> TreePrior:
+def tree_prior(
+    trees: Sequence[Tree], X: pd.DataFrame, y: NDArray[np.str_], bounds: str = "published"
+) -> TreePrior:
     """Learn the trees, and how far to trust them.
 
     Args:
         trees: Structures with the same labels.
         X: A column for each of their features, without NaN.
         y: Labels of shape (rows,), each one of a leaf.
+        bounds: Where the learned trees look for their thresholds, see `MDTreeClassifier`.
     """
     voters, votes, labels = [], [], np.array(sorted(trees[0].labels()))
     places = np.searchsorted(labels, y)
@@ -89,7 +92,7 @@ def tree_prior(trees: Sequence[Tree], X: pd.DataFrame, y: NDArray[np.str_]) -> T
             structure=tree, search="exact", bounds=[(s.start,) * 2 for s in tree.splits()]
         )
         untrained = start.fit(X, y)
-        learned = MDTreeClassifier(structure=tree, search="posterior")
+        learned = MDTreeClassifier(structure=tree, search="posterior", bounds=bounds)
         unseen = _unseen(learned, X, y, untrained.predict_proba(X))
         for voter, answers in ((learned.fit(X, y), unseen), (untrained, untrained.predict_proba(X))):
             misses = float(np.sum(1 - answers[np.arange(len(y)), places]))

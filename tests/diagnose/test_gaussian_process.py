@@ -143,6 +143,21 @@ def test_a_tree_is_as_sure_as_it_proved_right_on_rows_it_had_not_seen() -> None:
     assert np.abs(guessed.training).max() < np.abs(known.training).max() / 2
 
 
+def test_bounds_of_the_data_find_a_threshold_that_lies_beyond_the_published_ones() -> None:
+    stump = Tree("a", "x", "y", start=0.5, bounds=(0, 1))
+    X = pd.DataFrame({"a": np.linspace(0, 10, 90)})
+    y = np.where(X["a"] > 6, "y", "x")
+    published, own = (tree_prior([stump], X, y, bounds).voters[0] for bounds in ("published", "data"))
+    assert published.misses > 0.3
+    assert own.misses < 0.1
+    asked = _features(90).assign(a=X["a"])
+    weights = [
+        MDGaussianProcess(structure=stump, bounds=bounds).fit(asked, y).prior_.voters[0].misses  # type: ignore[union-attr]
+        for bounds in ("published", "data")
+    ]
+    assert weights == [published.misses, own.misses]
+
+
 def test_the_order_of_columns_and_rows_and_further_columns_change_nothing() -> None:
     X, y = _problem("data", rows=50)
     asked, order = _features(30, seed=1), np.random.RandomState(0).permutation(50)
