@@ -9,7 +9,7 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/mdzoo build demo --out zoos/demo
 	$(BIN)/mdzoo plot zoos/demo
-	$(BIN)/mdzoo benchmark zoos/demo --out zoos/demo/benchmark --draws 5
+	$(BIN)/mdzoo benchmark zoos/demo --out zoos/demo/benchmark --draws 2
 
 test: .venv/ready
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ app = typer.Typer(
     \b
       mdzoo build demo --out zoos/demo
       mdzoo plot zoos/demo
-      mdzoo benchmark zoos/demo --out zoos/demo/benchmark --draws 5
+      mdzoo benchmark zoos/demo --out zoos/demo/benchmark --draws 2
 
     Exit codes: 0 done; 1 an error; 2 a wrong option or spec; 3 the zoo is built, but runs or metrics of
     it failed (a run that diverged is a result, not a failure); 130 interrupted: the same command goes on.""",

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 DEMO = [
     "mdzoo build demo --out zoos/demo",
     "mdzoo plot zoos/demo",
-    "mdzoo benchmark zoos/demo --out zoos/demo/benchmark --draws 5",
+    "mdzoo benchmark zoos/demo --out zoos/demo/benchmark --draws 2",
 ]
 
 
