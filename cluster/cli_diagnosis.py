@@ -53,6 +53,10 @@ def benchmark(
     draws: Annotated[
         int, typer.Option(min=1, help="Draws a protocol; the first five are the published.")
     ] = DRAWS,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the diagnosers that are known, those that compete, by name; all if not given."),
+    ] = None,
     entrants: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,8 +88,8 @@ def benchmark(
         _published_experiment(published, store, as_json, quiet=board)
         if not board:
             return
+    diagnosers = _diagnosers(entrants or [], only or [], "published" if published else "data", full)
     zoos, costs = _authors_zoo(published) if published else _opened(folders or [])
-    diagnosers = _diagnosers(entrants or [], "published" if published else "data", full)
     competed = _boards(zoos, draws, bool(published), both=full or board)
     releases = _releases(competed, release, freeze, store)
     standings = _compete(store, zoos, competed, diagnosers, costs, releases, jobs)
@@ -151,13 +155,17 @@ def _opened(folders: list[Path]) -> Zoos:
     return cases, costs
 
 
-def _diagnosers(entrants: list[str], bounds: str, full: bool) -> list[Diagnoser]:
-    """Those of the board, those that are installed, and those that are named."""
+def _diagnosers(entrants: list[str], only: list[str], bounds: str, full: bool) -> list[Diagnoser]:
+    """Those of the board and those that are installed, or of them those asked for; and those of `--diagnoser`."""
     from diagnose.baselines import entrants_of
     from diagnose.entrants import installed_entrants, load_entrant
 
     own = [load_entrant(text) for text in entrants]
-    diagnosers = [*entrants_of(bounds, full), *installed_entrants(), *own]
+    known = [*entrants_of(bounds, full or bool(only)), *installed_entrants()]
+    names = [diagnoser.name for diagnoser in known]
+    if unknown := sorted(set(only) - set(names)):
+        stop(f"no diagnoser is named {unknown}; there are {', '.join(names)}", WRONG_USE)
+    diagnosers = [*(d for d in known if d.name in only or not only), *own]
     names = [diagnoser.name for diagnoser in diagnosers]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         stop(f"several diagnosers are named {twice}; choose other names", WRONG_USE)

@@ -122,7 +122,8 @@ def from_bytes(name: str, data: bytes, source: str) -> pa.Table:
         ValueError: If the bytes are no Parquet file, or hold another schema or schema version.
     """
     try:
-        table = pq.read_table(io.BytesIO(data))
+        with pq.ParquetFile(pa.BufferReader(data), pre_buffer=False) as file:
+            table = file.read(use_threads=False)  # Arrow's threads abort the interpreter if it exits meanwhile
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(
             f"{source} is not a readable Parquet file ({error}); delete it and run again"

@@ -30,6 +30,9 @@ seeds = 2
 """
 
 
+FEW = ("--only", "majority", "--only", "md_tree", "--only", "validation_tree", "--draws", 1)
+
+
 def mdzoo(*arguments, **environment):
     command = [sys.executable, "-m", "cluster.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
@@ -145,24 +148,24 @@ def test_benchmark_writes_a_leaderboard(folder):
 
 
 def test_a_benchmark_run_again_asks_nothing_and_is_the_same(folder, tmp_path):
-    command = ("benchmark", folder / "one", "--out", tmp_path, "--draws", 1, "--freeze", "mine-1")
-    first = mdzoo(*command)
+    command = ("benchmark", folder / "one", "--out", tmp_path, *FEW)
+    first = mdzoo(*command, "--freeze", "mine-1")
     assert first.returncode == 0, first.stderr
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").iterdir()}
     release = ("--release", tmp_path / "release.json")
-    again = mdzoo("benchmark", folder / "one", "--out", tmp_path, "--draws", 1, *release)
+    again = mdzoo(*command, *release)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").iterdir()} == written
     assert "boards of mine-1 (" in first.stdout
     assert again.stdout == first.stdout
-    other = mdzoo("benchmark", folder / "one", "--out", tmp_path, "--draws", 2, *release)
+    other = mdzoo(*command, "--draws", 2, *release)
     assert other.returncode == 1
     assert "boards have other selections than release mine-1, such as one~" in other.stderr
 
 
 def test_predictions_made_elsewhere_are_scored(folder, tmp_path):
     out = tmp_path / "benchmark"
-    assert mdzoo("benchmark", folder / "one", "--out", out, "--draws", 1).returncode == 0
+    assert mdzoo("benchmark", folder / "one", "--out", out, *FEW).returncode == 0
     splits, answers = (
         pd.read_parquet(out / "splits.parquet"),
         pd.read_parquet(out / "answers" / "one.parquet"),
@@ -188,15 +191,18 @@ def test_predictions_made_elsewhere_are_scored(folder, tmp_path):
 
 def test_a_scikit_learn_classifier_competes_by_its_name(folder, tmp_path):
     neighbours = "sklearn.neighbors:KNeighborsClassifier@landscape"
-    done = mdzoo(
-        "benchmark", folder / "one", "--out", tmp_path, "--draws", 1, "--diagnoser", neighbours, "--json"
-    )
+    command = ("benchmark", folder / "one", "--out", tmp_path, *FEW)
+    done = mdzoo(*command, "--diagnoser", neighbours, "--json")
     assert done.returncode == 0, done.stderr
     board = pd.DataFrame(json.loads(done.stdout)["leaderboard"])
+    assert set(board["diagnoser"]) == {neighbours, "majority", "md_tree", "validation_tree"}
     assert set(board.query(f"diagnoser == '{neighbours}'")["features"]) == {"landscape"}
-    wrong = mdzoo("benchmark", folder / "one", "--out", tmp_path, "--diagnoser", "sklearn.neighbors:Nobody")
+    wrong = mdzoo(*command, "--diagnoser", "sklearn.neighbors:Nobody")
     assert wrong.returncode == 1
     assert "has no 'Nobody'" in wrong.stderr
+    wrong = mdzoo(*command, "--only", "md_tee")
+    assert wrong.returncode == 2
+    assert "no diagnoser is named ['md_tee']; there are majority, copied_label, " in wrong.stderr
 
 
 def test_benchmark_refuses_zoos_that_it_cannot_tell_apart(folder, tmp_path):
@@ -212,12 +218,13 @@ def test_a_diagnoser_of_ones_own_competes(folder, tmp_path):
         "register(Diagnoser('mymethod', 'validation', lambda task, seed: DummyClassifier(strategy='uniform')))\n"
     )
     command = [Path(sys.executable).with_name("mdzoo"), "benchmark", folder / "one", "--out", tmp_path]
-    options = ["--import", "mymethod", "--draws", "2", "--json"]
+    options = ["--import", "mymethod", "--only", "mymethod", "--draws", "2", "--json"]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     board = pd.DataFrame(json.loads(done.stdout)["leaderboard"])
     assert set(board["zoo"]) == {"one"}
-    assert set(board.query("diagnoser == 'mymethod'")["draws"]) == {2}
+    assert set(board["diagnoser"]) == {"mymethod"}
+    assert set(board["draws"]) == {2}
 
 
 def test_the_published_experiment_is_one_command(shared_data, tmp_path):
