@@ -6,8 +6,9 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +25,9 @@ from cluster.terminal import (
     stop,
 )
 from zoo import __version__, open_zoo
+
+if TYPE_CHECKING:
+    from cluster.driver import Summary
 
 app = typer.Typer(
     name="mdzoo",
@@ -45,6 +49,23 @@ app = typer.Typer(
 )
 
 
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where data sets are read from, or downloaded to.", show_default=False)
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to use; a private one on this machine if not given.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Cores of the private cluster (all); 0: no Ray, in this process."),
+]
+Device = Annotated[str, typer.Option(help="Torch device of the tasks.")]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="Python module that registers architectures or metrics."),
+]
+
+
 @app.command()
 def build(
     spec: Annotated[
@@ -52,22 +73,12 @@ def build(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the zoo.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what a build would take.")] = False,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where data sets are read from, or downloaded to.", show_default=False)
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to use; a private one on this machine if not given.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Cores of the private cluster (all); 0: no Ray, in this process."),
-    ] = None,
+    data_dir: DataDir = None,
+    address: Address = None,
+    workers: Workers = None,
     stack_size: Annotated[int, typer.Option(min=1, help="Most runs that train together in one task.")] = 16,
-    device: Annotated[str, typer.Option(help="Torch device of the tasks.")] = "cpu",
-    modules: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python module that registers architectures or metrics."),
-    ] = None,
+    device: Device = "cpu",
+    modules: Modules = None,
     retry_failed: Annotated[bool, typer.Option(help="Train again what failed in an earlier build.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -84,13 +95,7 @@ def build(
             return
         if out is None:
             raise typer.BadParameter("missing: give the folder of the zoo, or --dry-run", param_hint="--out")
-        if address is not None and workers is not None:
-            raise typer.BadParameter(
-                "belongs to a private cluster; leave it out with --address", param_hint="--workers"
-            )
-        _check_device(device)
-        # What Ray has to say goes to stderr, so that stdout is the result alone.
-        with contextlib.redirect_stdout(sys.stderr), _executor(address, workers, modules or []) as executor:
+        with _executor(address, workers, modules or [], device) as executor:
             summary = driver.build(
                 parsed,
                 out,
@@ -104,12 +109,54 @@ def build(
         stop(str(error), WRONG_USE)
     except KeyboardInterrupt:
         stop("interrupted; what is trained is kept, the same command goes on from there", INTERRUPTED)
+    _report(out, summary, as_json)
+
+
+@app.command()
+def measure(
+    folder: ZooFolder,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(help="Names of metrics, also several with commas between; all if not given."),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Metric recipe; the zoo's own if not given.")] = None,
+    data_dir: DataDir = None,
+    address: Address = None,
+    workers: Workers = None,
+    device: Device = "cpu",
+    modules: Modules = None,
+    retry_failed: Annotated[bool, typer.Option(help="Measure again what failed before.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a zoo that is built: more metrics, or by another recipe. What it has stays, nothing is trained."""
+    from cluster import driver
+
+    names = [name for text in metrics or [] for name in text.split(",") if name]
+    try:
+        import_modules(modules or [])
+        with _executor(address, workers, modules or [], device) as executor:
+            summary = driver.measure_again(
+                folder,
+                executor,
+                metrics=names,
+                recipe=recipe,
+                data_dir=data_dir,
+                device=device,
+                retry_failed=retry_failed,
+            )
+    except KeyboardInterrupt:
+        stop("interrupted; what is measured is kept, the same command goes on from there", INTERRUPTED)
+    _report(folder, summary, as_json)
+
+
+def _report(folder: Path, summary: Summary, as_json: bool) -> None:
+    """Print how a zoo stands, and exit with 3 if some of it failed."""
     ends = {status: summary.counts[status] for status in ("done", "diverged", "failed")}
     made = {
         name: getattr(summary, name)
         for name in ("trained", "measured", "unmeasured", "failed_metrics", "seconds")
     }
-    show({"zoo": str(out)} | ends | made, as_json)
+    show({"zoo": str(folder)} | ends | made, as_json)
     if not summary.is_whole:
         print(
             "mdzoo: some of it failed; reasons are in the tables runs and metrics, try again with --retry-failed",
@@ -129,11 +176,20 @@ def _check_device(device: str) -> None:
         raise typer.BadParameter(f"{device!r} cannot be used here: {first}", param_hint="--device") from error
 
 
+@contextlib.contextmanager
 def _executor(
-    address: str | None, workers: int | None, modules: list[str]
-) -> InProcessExecutor | RayExecutor:
+    address: str | None, workers: int | None, modules: list[str], device: str
+) -> Iterator[InProcessExecutor | RayExecutor]:
+    """Where the tasks run; meanwhile what Ray has to say goes to stderr, so that stdout is the result alone."""
+    if address is not None and workers is not None:
+        raise typer.BadParameter(
+            "belongs to a private cluster; leave it out with --address", param_hint="--workers"
+        )
+    _check_device(device)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    return InProcessExecutor() if workers == 0 else RayExecutor(address, workers, modules)
+    chosen = InProcessExecutor() if workers == 0 else RayExecutor(address, workers, modules)
+    with contextlib.redirect_stdout(sys.stderr), chosen as executor:
+        yield executor
 
 
 @app.command()

@@ -1,11 +1,11 @@
-"""Build a zoo: plan, train, measure, label. What is committed already is never done again."""
+"""Build a zoo: plan, train, measure, label; or measure it again. What is committed is never done again."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,18 @@ from diagnose.labels import label
 from zoo import fragments, stages, tables
 from zoo.config import Run, TrainConfig
 from zoo.fragments import FAILED, LOST, Measurement
-from zoo.plan import MeasureJob, TrainedRun, is_measured, make_plan, measurements_of, write_plan
-from zoo.spec import ZooSpec
+from zoo.landscape.registry import functions_of
+from zoo.plan import (
+    MeasureJob,
+    TrainedRun,
+    make_plan,
+    measure_jobs,
+    measurements_of,
+    wanted_functions,
+    write_plan,
+)
+from zoo.reader import open_zoo
+from zoo.spec import METRIC_RECIPES, ZooSpec, parse_spec
 from zoo.stacks import STACK_SIZE, Stack, cut_stacks
 from zoo.storage import Store
 
@@ -114,35 +124,88 @@ def build(
         clock.lap("train")
 
         planned = list(measurements_of(spec, plan.configurations, runs))
-        found = fragments.measured(store, spec.metric_recipe)
-        measured = measure(work, list(_measure_jobs(spec, planned, found, retry_failed)))
-        metrics = fragments.merge_metrics(store, {item for *_, items in planned for item in items})
-        _write(store, "metrics", metrics)
+        measured, metrics = _measure_and_merge(
+            work, planned, spec.metric_recipe, wanted_functions(spec), retry_failed
+        )
         clock.lap("measure")
 
         configs = tables.from_bytes("configs", store.read("configs.parquet"), "configs.parquet").to_pandas()
         _write(store, "labels", tables.from_frame("labels", label(configs, runs.to_pandas())))
         clock.lap("label")
+    return _summary(runs, len(missing) - trained[FAILED], measured, metrics, clock)
+
+
+def measure_again(
+    root: Path,
+    executor: Executor,
+    *,
+    metrics: Sequence[str] = (),
+    recipe: str | None = None,
+    data_dir: Path | None = None,
+    device: str = "cpu",
+    retry_failed: bool = False,
+) -> Summary:
+    """Measure a zoo that is built, and train nothing; rows that it has are kept.
+
+    Args:
+        root: Folder of the zoo.
+        executor: Where the tasks run.
+        metrics: Names of the metrics; none stands for all that are registered.
+        recipe: Recipe of the metrics; None takes the zoo's own.
+        data_dir: Where data sets are read from or downloaded to.
+        device: Torch device of the tasks.
+        retry_failed: Measure again what failed.
+
+    Returns:
+        How the zoo stands.
+
+    Raises:
+        FileNotFoundError: If there is no zoo.
+        ValueError: If a metric is not registered, or the recipe unknown.
+    """
+    clock, zoo = _Clock(), open_zoo(root.absolute())
+    recipe = recipe or zoo.metric_recipe
+    if recipe not in METRIC_RECIPES:
+        raise ValueError(f"no metric recipe is named {recipe!r}; there are {', '.join(METRIC_RECIPES)}")
+    functions, spec = functions_of(metrics), parse_spec(zoo.spec, f"the spec of {root}")
+    plan = make_plan(spec, data_dir)
+    with zoo.store.locked():
+        datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
+        work = Work(executor, zoo.store, datasets, device=device)
+        runs, _ = fragments.merge_runs(zoo.store, {run.run_id for run in plan.runs})
+        clock.lap("plan")
+        planned = list(measurements_of(spec, plan.configurations, runs))
+        measured, rows = _measure_and_merge(work, planned, recipe, functions, retry_failed)
+        clock.lap("measure")
+    return _summary(runs, 0, measured, rows, clock)
+
+
+def _measure_and_merge(
+    work: Work,
+    planned: Sequence[tuple[TrainConfig, tuple[TrainedRun, ...], list[Measurement]]],
+    recipe: str,
+    functions: frozenset[str],
+    retry_failed: bool,
+) -> tuple[Counter[str], pa.Table]:
+    """Make what is missing, write the table `metrics`, and say what was made."""
+    found = fragments.measured(work.store, recipe)
+    measured = measure(work, list(measure_jobs(planned, found, recipe, functions, retry_failed)))
+    metrics = fragments.merge_metrics(work.store, {item for *_, items in planned for item in items})
+    _write(work.store, "metrics", metrics)
+    return measured, metrics
+
+
+def _summary(
+    runs: pa.Table, trained: int, measured: Counter[str], metrics: pa.Table, clock: _Clock
+) -> Summary:
     return Summary(
         counts=Counter(runs["status"].to_pylist()),
-        trained=len(missing) - trained[FAILED],
+        trained=trained,
         measured=measured["measurements"],
         unmeasured=measured[FAILED],
         failed_metrics=sum((reason or "").startswith(FAILED) for reason in metrics["reason"].to_pylist()),
         seconds=clock.seconds,
     )
-
-
-def _measure_jobs(
-    spec: ZooSpec,
-    planned: Iterable[tuple[TrainConfig, tuple[TrainedRun, ...], list[Measurement]]],
-    found: Mapping[Measurement, Mapping[tuple[str, str | None], bool]],
-    retry_failed: bool,
-) -> Iterator[MeasureJob]:
-    """A job for each configuration with measurements that are not committed."""
-    for config, runs, items in planned:
-        if missing := tuple(item for item in items if not is_measured(item, found, retry_failed)):
-            yield MeasureJob(config, runs, missing, spec.metric_recipe)
 
 
 def train(work: Work, runs: Sequence[Run]) -> Counter[str]:

@@ -183,6 +183,7 @@ BASELINE_SETS = {
     "landscape": "landscape",
     "landscape_parameters": "landscape_parameters",
     "single_checkpoint": "single_checkpoint",
+    "checkpoint_landscape": "checkpoint_landscape",
     "all": "all",
 }
 """What the tuned baselines are named after, and the feature set that is read."""

@@ -26,6 +26,14 @@ LOGARITHMS = {
     "log_learning_rate": "learning_rate",
     "log_hessian_trace": "hessian_trace",
     "log_hessian_top_eigenvalue": "hessian_top_eigenvalue",
+    "log_hessian_density": "hessian_density",
+    "log_hessian_effective_rank": "hessian_effective_rank",
+    "log_worst_case_sharpness": "worst_case_sharpness",
+    "log_random_sharpness": "random_sharpness",
+    "log_gradient_norm": "gradient_norm",
+    "log_gradient_variance": "gradient_variance",
+    "log_gradient_noise_scale": "gradient_noise_scale",
+    "log_parameter_norm": "parameter_norm",
 }
 """Features that are the natural logarithm of another; NaN where that is not positive."""
 
@@ -43,9 +51,39 @@ reads the half of the test set that labels read."""
 
 RUN_COLUMNS = ("train_loss", "train_error", "validation_loss", "validation_error")
 CONFIG_COLUMNS = ("data_amount", "parameters", "batch_size", "learning_rate")
-METRICS = (
+CHECKPOINT_METRICS = (
     "hessian_trace",
     "hessian_top_eigenvalue",
+    "hessian_density",
+    "hessian_negative_share",
+    "hessian_effective_rank",
+    "worst_case_sharpness",
+    "random_sharpness",
+    "gradient_norm",
+    "gradient_variance",
+    "gradient_noise_scale",
+    "parameter_norm",
+    "log_spectral_norms",
+    "log_frobenius_norms",
+    "spectral_alpha",
+    "spectral_alpha_weighted",
+    "confidence",
+    "entropy",
+    "overconfidence",
+    "calibration_error",
+    "margin_scaled",
+    "margin_normalised",
+    "dead_units",
+    "activation_zeros",
+)
+"""Metrics of one checkpoint that are features."""
+
+VALIDATION_METRICS = ("confidence", "entropy", "overconfidence", "calibration_error", "margin_scaled")
+"""Metrics that are features on validation images too, there as `validation_<metric>`."""
+
+METRICS = (
+    *CHECKPOINT_METRICS,
+    *(f"validation_{name}" for name in VALIDATION_METRICS),
     "mode_connectivity",
     "mode_connectivity_peak",
     "cka",
@@ -57,7 +95,19 @@ METRICS = (
 TRACKS = ("single", "twin", "hidden")
 """What a diagnoser may see: one checkpoint, several runs of a configuration, or the hidden hyperparameters."""
 
-SHARED_WORK = {"mode_connectivity_peak": "mode_connectivity", "agreement": "cka"}
+SHARED_WORK = {
+    "mode_connectivity_peak": "mode_connectivity",
+    "agreement": "cka",
+    "hessian_negative_share": "hessian_density",
+    "hessian_effective_rank": "hessian_density",
+    "gradient_variance": "gradient_norm",
+    "gradient_noise_scale": "gradient_norm",
+    "entropy": "confidence",
+    "overconfidence": "confidence",
+    "calibration_error": "confidence",
+    "margin_normalised": "margin_scaled",
+    "activation_zeros": "dead_units",
+}
 """Metrics that come with another at no further cost."""
 
 
@@ -81,7 +131,8 @@ class FeatureSet:
         """The columns of `configs` and `runs` and the metrics that the features are made of."""
         names = {name for columns in self.columns.values() for name in columns}
         aliased = {ALIASES.get(name, name) for name in names}
-        return {LOGARITHMS.get(name, name) for name in aliased}
+        plain = {LOGARITHMS.get(name, name) for name in aliased}
+        return {name.removeprefix("validation_") if name in METRICS else name for name in plain}
 
     @property
     def models(self) -> int:
@@ -97,6 +148,12 @@ _AMOUNTS = ("log_data_amount", "log_para_amount")
 _ALL = (
     *(*_AMOUNTS, *_VALIDATION, *_LANDSCAPE[1:]),
     *("mode_connectivity", "hessian_e", "agreement", "l2_distance"),
+)
+_LOGS = {source: name for name, source in LOGARITHMS.items()}
+_CHECKPOINT = (
+    *_AMOUNTS,
+    *_VALIDATION,
+    *(_LOGS.get(name, name) for name in METRICS[: METRICS.index("mode_connectivity")]),
 )
 
 
@@ -117,6 +174,7 @@ FEATURE_SETS = {
         FeatureSet("parameters", "single", _same(_AMOUNTS[1:])),
         FeatureSet("validation", "single", _same(_VALIDATION)),
         FeatureSet("single_checkpoint", "single", _same((*_AMOUNTS, *_VALIDATION, "hessian_t", "hessian_e"))),
+        FeatureSet("checkpoint_landscape", "single", _same(_CHECKPOINT)),
         FeatureSet("landscape", "twin", _same(_LANDSCAPE)),
         FeatureSet("landscape_parameters", "twin", _same((*_LANDSCAPE, _AMOUNTS[1]))),
         FeatureSet("all", "twin", _same(_ALL)),
@@ -139,7 +197,7 @@ def feature_table(
     """All features of all configurations, as one track shows them.
 
     Metrics are taken at the last step measured, on the training images (or on none, as the distance of
-    weights), from the rows of one recipe.
+    weights; those of `VALIDATION_METRICS` on validation images too), from the rows of one recipe.
 
     Args:
         configs: Rows of the table `configs`.
@@ -192,7 +250,10 @@ def _alone(metrics: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 def _metric_means(metrics: pd.DataFrame) -> pd.DataFrame:
     """Means over runs or pairs of each metric, a column each, indexed by configuration."""
     on_train = metrics["split"].isna() | (metrics["split"] == "train")
-    read = metrics[on_train].astype({"value": float})
+    on_validation = (metrics["split"] == "validation") & metrics["metric"].isin(VALIDATION_METRICS)
+    prefix = on_validation.map({True: "validation_", False: ""})
+    named = metrics.assign(metric=prefix + metrics["metric"].astype(str))
+    read = named[on_train | on_validation].astype({"value": float})
     read = read[read["step"] == read.groupby(["run_id", "metric"])["step"].transform("max")]
     means = read.groupby(["config_id", "metric"])["value"].mean().unstack("metric")
     return means.reindex(columns=list(METRICS))

@@ -149,6 +149,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("step", _integer, "steps", "training step of the weights"),
         Column("metric", _text, "", "name of the metric"),
         Column("recipe", _text, "", "metric recipe: default or paper"),
+        Column("recipe_parameters", _text, "", "its numbers for this metric, as JSON; null: it has none"),
         Column(
             "split",
             _text,
@@ -158,6 +159,14 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("value", _real, "the metric's", "the estimate; null if it cannot be had"),
         Column("values", pa.list_(_real), "the metric's", "values behind it, as along a curve"),
         Column("standard_error", _real, "the metric's", "standard error of the estimate; null if not random"),
+        Column("low", _real, "the metric's", "lower end of the 95% interval over the random draws"),
+        Column("high", _real, "the metric's", "upper end"),
+        Column(
+            "sampling_error",
+            _real,
+            "the metric's",
+            "standard error that comes from which images were drawn, beside standard_error; null: not known",
+        ),
         Column("samples", _integer, "images", "images it was measured on"),
         Column("iterations", _integer, "", "probes, power iterations or optimiser steps"),
         Column("converged", _flag, "", "whether the estimate met its tolerance; null if it has none"),
@@ -165,7 +174,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
             "reason",
             _text,
             "",
-            "why value is null: diverged, not_finite, collapsed, one_run, or failed and the error",
+            "why value is null: see the reason codes in the README; or failed and the error",
         ),
         Column(
             "sample_passes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from zoo.config import Run, TrainConfig
 from zoo.datasets import Dataset, DatasetShape, DataSource, dataset_shape, load_dataset
 from zoo.fragments import FAILED, Measurement
 from zoo.landscape.measure import PAIR_METRICS, RUN_METRICS
+from zoo.landscape.registry import Metric, functions_of
 from zoo.models import ImageShape, count_parameters, image_shape
 from zoo.reader import MANIFEST, MERGED
 from zoo.spec import SpecError, ZooSpec
@@ -52,12 +53,19 @@ class TrainedRun(NamedTuple):
     checkpoint_sha256: str | None
 
 
+class Due(NamedTuple):
+    """A measurement, and the registered functions that are to make it, by their first names."""
+
+    item: Measurement
+    metrics: tuple[str, ...]
+
+
 class MeasureJob(NamedTuple):
     """The measurements of one configuration that a task is to make."""
 
     config: TrainConfig
     runs: tuple[TrainedRun, ...]
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[Due, ...]
     recipe: str
 
 
@@ -68,9 +76,22 @@ def make_plan(spec: ZooSpec, data_dir: Path | None = None) -> Plan:
         SpecError: If the spec does not fit its data.
     """
     _checked_shapes(spec, data_dir)
+    wanted_functions(spec)
     loaded = {source: load_dataset(source, data_dir) for source in spec.sources()}
     fingerprints = {source: dataset.fingerprint for source, dataset in loaded.items()}
     return Plan(list(spec.runs(fingerprints)), {d.fingerprint: d for d in loaded.values()})
+
+
+def wanted_functions(spec: ZooSpec) -> frozenset[str]:
+    """The functions of the metrics that a spec asks for, by first name.
+
+    Raises:
+        SpecError: If one is not registered.
+    """
+    try:
+        return functions_of(spec.metrics)
+    except ValueError as error:
+        raise SpecError(f"measure.metrics: {error}; register it") from error
 
 
 def _checked_shapes(spec: ZooSpec, data_dir: Path | None) -> dict[DataSource, DatasetShape]:
@@ -189,17 +210,39 @@ def measurements_of(
         yield config, own, plan_measurements(own, config.config_id, spec.pairs)
 
 
-def is_measured(
-    item: Measurement, found: Mapping[Measurement, Mapping[tuple[str, str | None], bool]], retry_failed: bool
-) -> bool:
-    """Whether a fragment has every row that the registered metrics make of a measurement.
+def measure_jobs(
+    planned: Iterable[tuple[TrainConfig, tuple[TrainedRun, ...], list[Measurement]]],
+    found: Mapping[Measurement, Mapping[tuple[str, str | None], bool]],
+    recipe: str,
+    functions: Container[str],
+    retry_failed: bool = False,
+) -> Iterator[MeasureJob]:
+    """A job for each configuration with rows that are not committed.
 
     Args:
-        item: The measurement.
-        found: From `fragments.measured`.
+        planned: From `measurements_of`.
+        found: From `fragments.measured`, for the recipe.
+        recipe: The metric recipe.
+        functions: Which functions' rows are wanted, by first name.
         retry_failed: Whether a metric that failed counts as missing.
     """
-    registry = RUN_METRICS if item.other_run_id is None else PAIR_METRICS
-    rows = found.get(item, {})
-    wanted = (row for metric in registry.values() for row in metric.rows)
-    return all(row in rows and (rows[row] or not retry_failed) for row in wanted)
+    for config, runs, items in planned:
+        due = [Due(item, _missing(item, found.get(item, {}), functions, retry_failed)) for item in items]
+        if missing := tuple(one for one in due if one.metrics):
+            yield MeasureJob(config, runs, missing, recipe)
+
+
+def _missing(
+    item: Measurement,
+    rows: Mapping[tuple[str, str | None], bool],
+    functions: Container[str],
+    retry_failed: bool,
+) -> tuple[str, ...]:
+    """The functions of which a measurement lacks a row."""
+    registry: Mapping[str, Metric[Any]] = RUN_METRICS if item.other_run_id is None else PAIR_METRICS
+    return tuple(
+        first
+        for first, metric in registry.items()
+        if first in functions
+        and not all(row in rows and (rows[row] or not retry_failed) for row in metric.rows)
+    )

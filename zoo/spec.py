@@ -168,6 +168,7 @@ class ZooSpec:
         grids: Its grids.
         pairs: Which runs of a configuration are paired for twin metrics: "ring" or "all".
         metric_recipe: Recipe of the landscape metrics.
+        metrics: Names of those that a build measures; none stands for all that are registered.
         text: The TOML it was read from.
     """
 
@@ -175,6 +176,7 @@ class ZooSpec:
     grids: tuple[Grid, ...]
     pairs: str
     metric_recipe: str
+    metrics: tuple[str, ...]
     text: str
 
     def sources(self) -> list[DataSource]:
@@ -295,7 +297,7 @@ def _parse(document: dict[str, Any], text: str) -> ZooSpec:
     measure = document.get("measure", {})
     if not isinstance(measure, dict):
         raise SpecError(f"measure: {measure!r} is not allowed; a table [measure]")
-    _refuse_unknown("measure.", measure, ("pairs", "recipe"))
+    _refuse_unknown("measure.", measure, ("pairs", "recipe", "metrics"))
     parsed = tuple(_grid(f"grids[{i}]", settings, grid) for i, grid in enumerate(grids))
     recipe = measure.get("recipe", parsed[0].values.get("recipe", ("default",))[0])
     for key, value, words in (
@@ -304,7 +306,13 @@ def _parse(document: dict[str, Any], text: str) -> ZooSpec:
     ):
         if value not in words:
             raise SpecError(f"measure.{key}: {value!r} is not allowed; one of {', '.join(words)}")
-    return ZooSpec(name, parsed, measure.get("pairs", "ring"), recipe, text)
+    metrics = measure.get("metrics", ["all"])
+    if not isinstance(metrics, list) or not metrics or not all(isinstance(name, str) for name in metrics):
+        raise SpecError(
+            f"measure.metrics: {metrics!r} is not allowed; a list of names, or leave it out for all"
+        )
+    names = () if metrics == ["all"] else tuple(metrics)
+    return ZooSpec(name, parsed, measure.get("pairs", "ring"), recipe, names, text)
 
 
 def _refuse_unknown(where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
-from itertools import chain
 from typing import Any
 
 import torch
@@ -23,8 +21,8 @@ from zoo.config import Run, TrainConfig, seed_of
 from zoo.datasets import Dataset, RunData, Split, select
 from zoo.fragments import Measurement
 from zoo.landscape.measure import RECIPES as METRIC_RECIPES
-from zoo.landscape.measure import measure_pair, measure_run
-from zoo.landscape.registry import PAIR_METRICS, RUN_METRICS, Metric
+from zoo.landscape.measure import measure_pair, measure_run, rows_without_value
+from zoo.landscape.registry import PAIR_METRICS, RUN_METRICS
 from zoo.models import image_shape, initial_model
 from zoo.plan import MeasureJob, TrainedRun
 from zoo.stacks import Stack
@@ -109,24 +107,24 @@ def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu"
         assert run.checkpoint_index is not None
         return checkpoints.load_run(store, run.checkpoint, run.checkpoint_index, run_id).to(device)
 
-    def rows(item: Measurement) -> list[Row]:
+    def rows(item: Measurement, only: tuple[str, ...]) -> list[Row]:
         if item.other_run_id == item.run_id:
-            return _without_value(PAIR_METRICS, job.recipe, "one_run")
+            return rows_without_value(PAIR_METRICS, recipe, "one_run", only)
         if runs[item.run_id].status != "done":
-            return _without_value(RUN_METRICS, job.recipe, runs[item.run_id].status)
+            return rows_without_value(RUN_METRICS, recipe, runs[item.run_id].status, only)
         if item.other_run_id is None:
-            return measure_run(model(item.run_id), data, recipe, (item.run_id,))
+            return measure_run(model(item.run_id), data, recipe, (item.run_id,), only)
         key = (item.run_id, item.other_run_id)
         bend = initial_model(
             config.architecture, config.width, image_shape(dataset, config), seed_of("bend", *key)
         )
-        return measure_pair(model(key[0]), model(key[1]), data, recipe, key, bend.to(device))
+        return measure_pair(model(key[0]), model(key[1]), data, recipe, key, bend.to(device), only)
 
     made = provenance(device)
     committed: list[Row] = []
-    for item in job.measurements:
+    for item, metrics in job.measurements:
         ids = {"config_id": config.config_id, "step": _step(config, runs[item.run_id])} | item._asdict()
-        committed += [row | ids | made for row in rows(item)]
+        committed += [row | ids | made for row in rows(item, metrics)]
     fragments.commit_metrics(store, committed)
     return Counter(measurements=len(job.measurements))
 
@@ -143,8 +141,3 @@ def _on(device: str, data: RunData) -> RunData:
         return Split(split.images.to(device), split.labels.to(device))
 
     return RunData(moved(data.train), moved(data.validation), moved(data.test), data.classes)
-
-
-def _without_value(registry: Mapping[str, Metric[Any]], recipe: str, reason: str) -> list[Row]:
-    named = chain.from_iterable(metric.rows for metric in registry.values())
-    return [{"metric": name, "split": split, "recipe": recipe, "reason": reason} for name, split in named]

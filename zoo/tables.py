@@ -32,7 +32,7 @@ __all__ = [
     "to_table",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _schema(columns: tuple[Column, ...]) -> pa.Schema:
@@ -123,7 +123,9 @@ def from_bytes(name: str, data: bytes, source: str) -> pa.Table:
     """
     try:
         with pq.ParquetFile(pa.BufferReader(data), pre_buffer=False) as file:
-            table = file.read(use_threads=False)  # Arrow's threads abort the interpreter if it exits meanwhile
+            table = file.read(
+                use_threads=False
+            )  # Arrow's threads abort the interpreter if it exits meanwhile
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(
             f"{source} is not a readable Parquet file ({error}); delete it and run again"

@@ -34,6 +34,8 @@ batch_size = [8, 32]
 data_amount = [64]
 label_noise = [0.0, 0.1]
 seeds = 2
+[measure]
+metrics = ["hessian_trace", "hessian_top_eigenvalue", "mode_connectivity", "cka", "l2_distance"]
 """
 RUNS = 16
 TABLES = ("configs", "runs", "history", "metrics", "labels")
@@ -57,6 +59,11 @@ def assert_equal_zoos(one: Path, two: Path) -> None:
     for run in zoo.open(one).table("runs").itertuples():
         first, second = (zoo.open(root).model(run.config_id, run.seed).state_dict() for root in (one, two))
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def again(root: Path, *options: str) -> list[str]:
+    """The program that measures a zoo again, in one process."""
+    return [sys.executable, "-m", "cluster.cli", "measure", str(root), "--workers", "0", *options]
 
 
 def command(folder: Path, out: str, *options: str) -> list[str]:
@@ -239,7 +246,7 @@ def test_a_lost_checkpoint_is_trained_again(serial, tmp_path):
 def test_a_metric_that_failed_or_is_new_is_measured_when_asked(serial, tmp_path):
     root = tmp_path / "zoo"
     shutil.copytree(serial, root)
-    broken = [True]
+    broken, spec = [True], parse_spec(SPEC.replace('"cka"', '"cka", "mine"'))
 
     @register_run_metric("mine", splits=("train",))
     def mine(model, data, recipe, generator):
@@ -249,17 +256,63 @@ def test_a_metric_that_failed_or_is_new_is_measured_when_asked(serial, tmp_path)
 
     try:
         with InProcessExecutor() as executor:
-            summary = driver.build(parse_spec(SPEC), root, executor)
+            summary = driver.build(spec, root, executor)
             assert (summary.measured, summary.failed_metrics, summary.is_whole) == (RUNS, RUNS, False)
-            assert driver.build(parse_spec(SPEC), root, executor).measured == 0
+            assert driver.build(spec, root, executor).measured == 0
             broken[0] = False
-            summary = driver.build(parse_spec(SPEC), root, executor, retry_failed=True)
+            summary = driver.build(spec, root, executor, retry_failed=True)
             assert (summary.measured, summary.failed_metrics, summary.is_whole) == (RUNS, 0, True)
         metrics = zoo.open(root).table("metrics")
         assert (metrics.query("metric == 'mine'")["value"] == 1.0).all()
         assert len(metrics) == len(zoo.open(serial).table("metrics")) + RUNS
     finally:
         del RUN_METRICS["mine"]
+
+
+def test_a_zoo_is_measured_again_without_training(serial, tmp_path):
+    root = tmp_path / "zoo"
+    shutil.copytree(serial, root)
+    before, old = rows(root, "metrics"), {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    with InProcessExecutor() as executor:
+        summary = driver.measure_again(root, executor, metrics=["margin_scaled", "spectral_alpha"])
+        assert (summary.trained, summary.measured, summary.counts) == (0, RUNS, Counter(done=RUNS))
+        assert driver.measure_again(root, executor, metrics=["margin"]).measured == 0, "it came with another"
+        assert (
+            driver.measure_again(root, executor, metrics=["hessian_trace"], recipe="paper").measured == RUNS
+        )
+        with pytest.raises(
+            ValueError, match=r"no metrics are registered as \['hessian_trce'\]; there are act"
+        ):
+            driver.measure_again(root, executor, metrics=["hessian_trce"])
+        with pytest.raises(ValueError, match="no metric recipe is named 'papers'; there are default, paper"):
+            driver.measure_again(root, executor, recipe="papers")
+        assert driver.build(parse_spec(SPEC), root, executor).measured == 0
+    metrics = rows(root, "metrics")
+    added = {"margin", "margin_scaled", "margin_normalised", "spectral_alpha", "spectral_alpha_weighted"}
+    assert set(metrics["metric"]) == set(before["metric"]) | added
+    paper = metrics["recipe"] == "paper"
+    kept = metrics[~paper & ~metrics["metric"].isin(added)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, before)
+    assert len(metrics[paper]) == RUNS
+    assert set(metrics.loc[paper, "samples"]) == {64}
+    assert all(path.stat().st_mtime_ns == time for path, time in old.items() if path.suffix == ".safetensors")
+
+
+@TWO_BUILDS
+def test_an_interrupted_measure_goes_on(serial, tmp_path):
+    for name in ("whole", "halves"):
+        shutil.copytree(serial, tmp_path / name)
+    assert subprocess.run(again(tmp_path / "whole"), capture_output=True).returncode == 0
+    begun = len(list((tmp_path / "halves/fragments/metrics").glob("*.parquet")))
+    process = subprocess.Popen(again(tmp_path / "halves"), stderr=subprocess.PIPE, text=True)
+    wait_for_fragments(process, tmp_path / "halves", "metrics", begun + 2)
+    process.send_signal(signal.SIGINT)
+    assert "what is measured is kept" in process.communicate()[1]
+    assert process.returncode == 130
+    done = subprocess.run(again(tmp_path / "halves", "--json"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["measured"] < RUNS + 8
+    assert_equal_zoos(tmp_path / "whole", tmp_path / "halves")
 
 
 def test_a_stack_that_fails_for_good_becomes_rows_and_can_be_tried_again(serial, tmp_path, monkeypatch):

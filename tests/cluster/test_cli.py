@@ -27,9 +27,9 @@ batch_size = [4, 32]
 data_amount = [40, 200]
 label_noise = [0.0, 0.1]
 seeds = 2
+[measure]
+metrics = ["hessian_trace", "hessian_top_eigenvalue", "mode_connectivity", "cka", "l2_distance"]
 """
-
-
 FEW = ("--only", "majority", "--only", "md_tree", "--only", "validation_tree", "--draws", 1)
 
 
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 def test_help_teaches_every_verb():
     done = mdzoo("--help")
     assert done.returncode == 0
-    for verb in ("build", "status", "benchmark", "score", "plot"):
+    for verb in ("build", "measure", "status", "benchmark", "score", "plot"):
         assert f"\n  {verb}" in done.stdout
         assert mdzoo(verb, "--help").returncode == 0
     assert "mdzoo build demo --out zoos/demo" in done.stdout

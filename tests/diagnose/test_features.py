@@ -57,6 +57,19 @@ def test_test_features_read_the_validation_half(tables: Make) -> None:
     assert 70 not in row.tolist()
 
 
+def test_some_metrics_are_features_on_either_side(tables: Make) -> None:
+    sides = [_metric("overconfidence", 0.1), _metric("overconfidence", 0.3, split="validation")]
+    row = tables(
+        [
+            *sides,
+            _metric("margin_normalised", 5, split="validation"),
+            _metric("spectral_alpha", 3, split=None),
+        ]
+    )
+    assert (row["overconfidence"], row["validation_overconfidence"], row["spectral_alpha"]) == (0.1, 0.3, 3)
+    assert row[["margin_normalised", "validation_margin_scaled"]].isna().all()
+
+
 def test_logarithms_are_natural(tables: Make) -> None:
     row = tables([])
     expected = {"log_data_amount": 100, "log_para_amount": 50, "log_bs": 8, "log_learning_rate": 0.5}
@@ -251,7 +264,11 @@ def test_a_set_says_how_many_models_it_takes_and_what_it_is_made_of() -> None:
         "landscape_parameters",
         "all",
     }
-    assert {name for name, number in models.items() if number == 1} == {"validation", "single_checkpoint"}
+    assert {name for name, number in models.items() if number == 1} == {
+        "validation",
+        "single_checkpoint",
+        "checkpoint_landscape",
+    }
     assert FEATURE_SETS["landscape_parameters"].sources == {
         "train_error",
         "mode_connectivity_peak",

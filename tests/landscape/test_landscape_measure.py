@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import json
 import math
+from itertools import product
 from unittest import mock
 
 import pytest
@@ -16,17 +18,38 @@ from zoo.landscape.measure import (
     register_pair_metric,
     register_run_metric,
 )
-from zoo.landscape.registry import PAIR_METRICS, RUN_METRICS
+from zoo.landscape.recipes import (
+    AnswersRecipe,
+    DensityRecipe,
+    EigenvalueRecipe,
+    GradientRecipe,
+    TraceRecipe,
+)
+from zoo.landscape.registry import PAIR_METRICS, RUN_METRICS, functions_of
 from zoo.tables import to_table
 
 QUICK = dataclasses.replace(
     RECIPES["default"],
+    trace=TraceRecipe(images=64, probes=16),
+    eigenvalues=EigenvalueRecipe(images=64, count=2),
+    density=DensityRecipe(images=64, probes=2, steps=5),
+    gradient=GradientRecipe(images=64),
+    answers=AnswersRecipe(images=200, resamples=10),
     curve=dataclasses.replace(RECIPES["default"].curve, sample_passes=320),
-    hessian_images=64,
-    trace_probes=4,
 )
 PAPER = dataclasses.replace(RECIPES["paper"], curve=dataclasses.replace(RECIPES["paper"].curve, epochs=1))
-RUN_ROWS = [("hessian_trace", "train"), ("hessian_top_eigenvalue", "train")]
+RUN_ROWS = [
+    *product(("hessian_trace", "hessian_top_eigenvalue"), ("train",)),
+    *product(("hessian_density", "hessian_negative_share", "hessian_effective_rank"), ("train",)),
+    *product(("hessian_smallest_eigenvalue", "worst_case_sharpness", "random_sharpness"), ("train",)),
+    *product(("gradient_norm", "gradient_variance", "gradient_noise_scale"), ("train",)),
+    *product(("parameter_norm", "log_spectral_norms", "log_frobenius_norms"), (None,)),
+    *product(("spectral_alpha", "spectral_alpha_weighted"), (None,)),
+    *product(("confidence", "entropy", "overconfidence", "calibration_error"), ("train", "validation")),
+    *product(("margin", "margin_scaled", "margin_normalised"), ("train", "validation")),
+    *product(("dead_units", "activation_zeros"), ("train",)),
+]
+OF_WEIGHTS = {name for name, split in RUN_ROWS if split is None} | {"l2_distance"}
 PAIR_ROWS = [
     ("mode_connectivity", "train"),
     ("mode_connectivity", "validation"),
@@ -62,9 +85,13 @@ def test_every_metric_has_its_row_and_fits_the_table(trained_pair, digits) -> No
 def test_rows_say_how_they_were_measured(trained_pair, digits) -> None:
     rows = {row["metric"]: row for row in measure_run(trained_pair[0], digits, QUICK, ("a",))}
     trace, top = rows["hessian_trace"], rows["hessian_top_eigenvalue"]
-    assert (trace["samples"], trace["iterations"], trace["recipe"]) == (64, 4, "default")
+    assert (trace["samples"], trace["iterations"], trace["recipe"]) == (64, 16, "default")
+    assert json.loads(trace["recipe_parameters"]) == dataclasses.asdict(QUICK.trace)
     assert trace["standard_error"] > 0
+    assert trace["sampling_error"] > 0
+    assert trace["low"] < trace["value"] < trace["high"]
     assert top["converged"] is True
+    assert (top["value"], len(top["values"])) == (top["values"][0], 2)
     assert trace["value"] > top["value"] > 0
     rows = {(r["metric"], r["split"]): r for r in measure_pair(*trained_pair, digits, QUICK, ("a",))}
     for split, samples in (("train", 1000), ("validation", 400)):
@@ -131,7 +158,8 @@ def test_finite_weights_with_infinite_outputs_give_reasons(trained_pair, digits)
     rows = measure_run(huge, digits, QUICK, ("a",)) + measure_pair(
         huge, trained_pair[1], digits, QUICK, ("a",)
     )
-    assert {(r["value"], r["reason"]) for r in rows if r["metric"] != "l2_distance"} == {(None, "not_finite")}
+    of_outputs = [r for r in rows if r["metric"] not in OF_WEIGHTS]
+    assert {(r["value"], r["reason"]) for r in of_outputs} == {(None, "not_finite")}
     assert rows[-1]["value"] > 1e38
 
 
@@ -154,7 +182,8 @@ def test_models_of_two_architectures_are_a_failure_that_says_so(trained_pair, ma
 
 
 def test_the_paper_recipe_measures_as_published(trained_pair, make_cnn, digits) -> None:
-    rows = measure_run(trained_pair[0], digits, PAPER, ("a",))
+    only = functions_of(["hessian_trace", "hessian_top_eigenvalue"])
+    rows = measure_run(trained_pair[0], digits, PAPER, ("a",), only)
     assert [row["samples"] for row in rows] == [200, 200]
     assert rows[0]["iterations"] <= 100
     assert rows[0]["converged"] is (rows[0]["iterations"] < 100)
@@ -169,10 +198,9 @@ def test_the_paper_recipe_measures_as_published(trained_pair, make_cnn, digits) 
 def test_hessian_images_are_one_set_by_default_and_drawn_in_the_paper(
     trained_pair, digits, recipe, drawn
 ) -> None:
-    recipe = dataclasses.replace(
-        recipe, hessian_images=64, eigenvalue_tolerance=1e-7, eigenvalue_iterations=500
-    )
-    a, b = (measure_run(trained_pair[0], digits, recipe, (key,))[1]["value"] for key in "ab")
+    exact = dataclasses.replace(recipe.eigenvalues, images=64, tolerance=1e-6, products=500)
+    recipe, only = dataclasses.replace(recipe, eigenvalues=exact), ["hessian_top_eigenvalue"]
+    a, b = (measure_run(trained_pair[0], digits, recipe, (key,), only)[0]["value"] for key in "ab")
     assert (abs(a - b) > 0.01 * a) is drawn
 
 
@@ -230,11 +258,12 @@ def test_a_metric_that_fails_is_a_row_with_the_error(trained_pair, digits) -> No
 
     rows = measure_run(trained_pair[0], digits, QUICK, ("a",))
     assert rows[0]["value"] is not None
-    reasons = {row["metric"]: row["reason"] for row in rows[2:]}
+    rows = rows[len(RUN_ROWS) :]
+    reasons = {row["metric"]: row["reason"] for row in rows}
     assert reasons["broken"] == reasons["broken_too"] == "failed: RuntimeError: no such layer"
     assert reasons["short"] == reasons["missing"] == "failed: the metric gave 1 estimates for its 2 rows"
     assert reasons["undefined"] == "not_finite"
-    assert all(row["value"] is None and row["values"] is None for row in rows[2:])
+    assert all(row["value"] is None and row["values"] is None for row in rows)
 
 
 @pytest.mark.usefixtures("registries")

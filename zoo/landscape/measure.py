@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,7 +43,11 @@ __all__ = [
 
 
 def measure_run(
-    model: nn.Module, data: RunData, recipe: MetricRecipe, key: tuple[str, ...]
+    model: nn.Module,
+    data: RunData,
+    recipe: MetricRecipe,
+    key: tuple[str, ...],
+    only: Container[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure one run.
 
@@ -52,13 +58,14 @@ def measure_run(
         data: The run's training images with its labels, and validation images.
         recipe: How to measure.
         key: What identifies the run; keys the random streams.
+        only: First names of the registered functions to call; None calls all.
 
     Returns:
         Rows of the table `metrics` without ids and provenance, one a metric and split. A metric that cannot
         be had has value None and a reason: not_finite, collapsed, or failed with the error. Rows that one
         computation yields carry its whole cost each.
     """
-    return _rows(RUN_METRICS, model, is_finite(model), data, recipe, key)
+    return _rows(RUN_METRICS, model, is_finite(model), data, recipe, key, only)
 
 
 def measure_pair(
@@ -68,6 +75,7 @@ def measure_pair(
     recipe: MetricRecipe,
     key: tuple[str, ...],
     initial_model: nn.Module | None = None,
+    only: Container[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure two runs of one configuration against each other.
 
@@ -78,12 +86,29 @@ def measure_pair(
         recipe: How to measure.
         key: What identifies the two runs; keys the random streams.
         initial_model: An untrained model of the architecture; the recipe `paper` starts its curve there.
+        only: As for `measure_run`.
 
     Returns:
         Rows as from `measure_run`.
     """
     pair = Pair(first, second, initial_model)
-    return _rows(PAIR_METRICS, pair, is_finite(first) and is_finite(second), data, recipe, key)
+    return _rows(PAIR_METRICS, pair, is_finite(first) and is_finite(second), data, recipe, key, only)
+
+
+def rows_without_value(
+    registry: Mapping[str, Metric[Any]], recipe: MetricRecipe, reason: str, only: Container[str] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of metrics that cannot be had, such as those of a run that diverged."""
+    return [
+        _row(name, split, metric, recipe, Estimate(value=None, reason=reason), 0.0)
+        for metric in chosen(registry, only)
+        for name, split in metric.rows
+    ]
+
+
+def chosen(registry: Mapping[str, Metric[Subject]], only: Container[str] | None) -> list[Metric[Subject]]:
+    """The metrics whose function is among those asked for."""
+    return [metric for first, metric in registry.items() if only is None or first in only]
 
 
 def _rows(
@@ -93,14 +118,15 @@ def _rows(
     data: RunData,
     recipe: MetricRecipe,
     key: tuple[str, ...],
+    only: Container[str] | None,
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for metric in registry.values():
+    for metric in chosen(registry, only):
         start = time.perf_counter()
         estimates = _estimates(metric, subject, data, recipe, key) if finite else _missing(metric, NOT_FINITE)
         seconds = time.perf_counter() - start
         for (name, split), estimate in zip(metric.rows, estimates, strict=True):
-            rows.append(_row(name, split, recipe, estimate.finite(), seconds))
+            rows.append(_row(name, split, metric, recipe, estimate.finite(), seconds))
     return rows
 
 
@@ -123,19 +149,19 @@ def _missing(metric: Metric[Subject], reason: str) -> list[Estimate]:
 
 
 def _row(
-    name: str, split: str | None, recipe: MetricRecipe, estimate: Estimate, seconds: float
+    name: str,
+    split: str | None,
+    metric: Metric[Any],
+    recipe: MetricRecipe,
+    estimate: Estimate,
+    seconds: float,
 ) -> dict[str, Any]:
-    return {
+    said = {part.name: getattr(estimate, part.name) for part in dataclasses.fields(estimate)}
+    return said | {
         "metric": name,
         "recipe": recipe.name,
+        "recipe_parameters": None if metric.section is None else recipe.parameters(metric.section),
         "split": split,
-        "value": estimate.value,
         "values": None if estimate.values is None else list(estimate.values),
-        "standard_error": estimate.standard_error,
-        "samples": estimate.samples,
-        "iterations": estimate.iterations,
-        "converged": estimate.converged,
-        "reason": estimate.reason,
-        "sample_passes": estimate.sample_passes,
         "seconds": seconds,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -9,46 +11,175 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.landscape.activity import relu_activity
+from zoo.landscape.confidence import confidence_statistics
 from zoo.landscape.connectivity import curve_errors, mode_connectivity, mode_connectivity_peak
-from zoo.landscape.eigenvalues import hessian_top_eigenvalue
+from zoo.landscape.eigenvalues import hessian_top_eigenvalue, top_eigenvalues
 from zoo.landscape.estimate import COLLAPSED, NOT_FINITE, Estimate
 from zoo.landscape.evaluation import outputs, subset
+from zoo.landscape.gradients import gradient_statistics
 from zoo.landscape.hessian import HessianOperator
+from zoo.landscape.margins import margin_statistics
+from zoo.landscape.norms import log_norm_products, parameter_norm
 from zoo.landscape.recipes import MetricRecipe
 from zoo.landscape.registry import Pair, register_pair_metric, register_run_metric
+from zoo.landscape.sharpness import random_sharpness, worst_case_sharpness
 from zoo.landscape.similarity import agreement, l2_distance, linear_cka, mixup
-from zoo.landscape.trace import hessian_trace
+from zoo.landscape.spectral_alpha import spectral_alpha
+from zoo.landscape.spectrum import density_estimates
+from zoo.landscape.trace import hessian_trace, piloted_trace
 
 if TYPE_CHECKING:
     from zoo.datasets import RunData
 
+SIDES = ("train", "validation")
+
 
 def _hessian(
-    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+    model: nn.Module, data: RunData, images: int, drawn: bool, generator: torch.Generator
 ) -> HessianOperator:
-    drawn = generator if recipe.hessian_images_drawn else None
-    images, labels = subset(data.train, recipe.hessian_images, drawn)
-    return HessianOperator(model, images, labels)
+    """The Hessian on some training images, one set for all runs or drawn for this one."""
+    return HessianOperator(model, *subset(data.train, images, generator if drawn else None))
 
 
-@register_run_metric("hessian_trace", splits=("train",))
+def _population(data: RunData) -> int:
+    """Images that those of a metric are a sample of: the run's training set."""
+    return len(data.train.labels)
+
+
+@register_run_metric("hessian_trace", splits=("train",), section="trace")
 def _hessian_trace(
     model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
 ) -> list[Estimate]:
-    hessian = _hessian(model, data, recipe, generator)
-    return [hessian_trace(hessian, generator, recipe.trace_probes, recipe.trace_tolerance)]
+    own = recipe.trace
+    hessian = _hessian(model, data, own.images, own.drawn, generator)
+    if own.pilot is None:
+        return [hessian_trace(hessian, generator, own.probes, own.tolerance)]
+    return [
+        piloted_trace(
+            hessian, generator, own.tolerance, own.pilot, most=own.probes, population=_population(data)
+        )
+    ]
 
 
-@register_run_metric("hessian_top_eigenvalue", splits=("train",))
+@register_run_metric("hessian_top_eigenvalue", splits=("train",), section="eigenvalues")
 def _hessian_top_eigenvalue(
     model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
 ) -> list[Estimate]:
-    hessian = _hessian(model, data, recipe, generator)
-    iterations, tolerance = recipe.eigenvalue_iterations, recipe.eigenvalue_tolerance
-    return [hessian_top_eigenvalue(hessian, generator, iterations, tolerance)]
+    own = recipe.eigenvalues
+    hessian = _hessian(model, data, own.images, own.drawn, generator)
+    if not own.lanczos:
+        return [hessian_top_eigenvalue(hessian, generator, own.products, own.tolerance)]
+    found = top_eigenvalues(
+        hessian, generator, own.count, "magnitude", own.products, own.tolerance, _population(data)
+    )
+    values = tuple(estimate.value for estimate in found if estimate.value is not None)
+    if len(values) < len(found):
+        return found[:1]
+    whole = all(estimate.converged for estimate in found)
+    return [dataclasses.replace(found[0], values=values, converged=whole)]
 
 
-@register_pair_metric("mode_connectivity", "mode_connectivity_peak", splits=("train", "validation"))
+@register_run_metric(
+    "hessian_density",
+    "hessian_negative_share",
+    "hessian_effective_rank",
+    "hessian_smallest_eigenvalue",
+    splits=("train",),
+    section="density",
+)
+def _hessian_density(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+) -> list[Estimate]:
+    own = recipe.density
+    hessian = _hessian(model, data, own.images, own.drawn, generator)
+    found = density_estimates(hessian, generator, own.probes, own.steps)
+    return [found.density, found.negative_share, found.effective_rank, found.smallest]
+
+
+@register_run_metric("worst_case_sharpness", splits=("train",), section="worst_case")
+def _worst_case_sharpness(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+) -> list[Estimate]:
+    own = recipe.worst_case
+    images, labels = subset(data.train, own.images)
+    return [worst_case_sharpness(model, images, labels, own.radius, own.relative)]
+
+
+@register_run_metric("random_sharpness", splits=("train",), section="random_step")
+def _random_sharpness(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+) -> list[Estimate]:
+    own = recipe.random_step
+    images, labels = subset(data.train, own.images)
+    return [random_sharpness(model, images, labels, generator, own.deviation, own.relative, own.draws)]
+
+
+@register_run_metric(
+    "gradient_norm", "gradient_variance", "gradient_noise_scale", splits=("train",), section="gradient"
+)
+def _gradient(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+) -> list[Estimate]:
+    own = recipe.gradient
+    images, labels = subset(data.train, own.images)
+    return gradient_statistics(model, images, labels, generator, own.group_size, _population(data))
+
+
+@register_run_metric("parameter_norm", "log_spectral_norms", "log_frobenius_norms", section="weights")
+def _norms(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+) -> list[Estimate]:
+    return [parameter_norm(model), *log_norm_products(model, recipe.weights.fold_batch_norm)]
+
+
+@register_run_metric("spectral_alpha", "spectral_alpha_weighted", section="weights")
+def _spectral_alpha(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+) -> list[Estimate]:
+    return spectral_alpha(model, recipe.weights.minimum_eigenvalues)
+
+
+@register_run_metric(
+    "confidence", "entropy", "overconfidence", "calibration_error", splits=SIDES, section="answers"
+)
+def _confidence(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+) -> list[Estimate]:
+    own = recipe.answers
+    return _on_both_sides(
+        data,
+        own.images,
+        lambda images, labels: confidence_statistics(
+            model, images, labels, generator, own.bins, own.equal_mass, own.resamples
+        ),
+    )
+
+
+@register_run_metric("margin", "margin_scaled", "margin_normalised", splits=SIDES, section="answers")
+def _margins(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+) -> list[Estimate]:
+    own = recipe.answers
+    return _on_both_sides(
+        data,
+        own.images,
+        lambda images, labels: margin_statistics(
+            model, images, labels, generator, own.quantile, own.resamples
+        ),
+    )
+
+
+@register_run_metric("dead_units", "activation_zeros", splits=("train",), section="activity")
+def _activity(
+    model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
+) -> list[Estimate]:
+    return relu_activity(model, subset(data.train, recipe.activity.images).images)
+
+
+@register_pair_metric(
+    "mode_connectivity", "mode_connectivity_peak", splits=("train", "validation"), section="curve"
+)
 def _mode_connectivity(
     pair: Pair, data: RunData, recipe: MetricRecipe, generator: torch.Generator
 ) -> list[Estimate]:
@@ -68,7 +199,7 @@ def _mode_connectivity(
     ]
 
 
-@register_pair_metric("cka", "agreement")
+@register_pair_metric("cka", "agreement", section="similarity")
 def _similarity(
     pair: Pair, data: RunData, recipe: MetricRecipe, generator: torch.Generator
 ) -> list[Estimate]:
@@ -86,10 +217,11 @@ def _similarity(
 
 
 def _similarity_images(data: RunData, recipe: MetricRecipe, generator: torch.Generator) -> Tensor:
-    if recipe.mixup_alpha is None:
-        return subset(data.validation, recipe.similarity_images).images
-    batches = recipe.similarity_images // recipe.mixup_batch
-    return mixup(data.train.images, recipe.mixup_batch, batches, recipe.mixup_alpha, generator)
+    own = recipe.similarity
+    if own.mixup_alpha is None:
+        return subset(data.validation, own.images).images
+    batches = own.images // own.mixup_batch
+    return mixup(data.train.images, own.mixup_batch, batches, own.mixup_alpha, generator)
 
 
 @register_pair_metric("l2_distance")
@@ -97,3 +229,13 @@ def _l2_distance(
     pair: Pair, data: RunData, recipe: MetricRecipe, generator: torch.Generator
 ) -> list[Estimate]:
     return [Estimate(value=l2_distance(pair.first, pair.second))]
+
+
+def _on_both_sides(
+    data: RunData, images: int, statistics: Callable[[Tensor, Tensor], list[Estimate]]
+) -> list[Estimate]:
+    """What a function says of training and of validation images: each name on both, then the next."""
+    sides = [statistics(*subset(side, images)) for side in (data.train, data.validation)]
+    passes = sum(side[0].sample_passes for side in sides)
+    whole = [[dataclasses.replace(estimate, sample_passes=passes) for estimate in side] for side in sides]
+    return [estimate for both in zip(*whole, strict=True) for estimate in both]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zoo.landscape.estimate import Estimate
-from zoo.landscape.recipes import MetricRecipe
+from zoo.landscape.recipes import SECTIONS, MetricRecipe
 
 if TYPE_CHECKING:
     from zoo.datasets import RunData
@@ -35,10 +35,18 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Metric(Generic[Subject]):
-    """A registered function and the rows that it makes: every name on every split, names first."""
+    """A registered function and the rows that it makes: every name on every split, names first.
+
+    Attributes:
+        names: Names of the metrics.
+        splits: Images they are measured on: train, validation, or None.
+        section: The part of a `MetricRecipe` whose numbers they depend on; None: on none of it.
+        measure: The function.
+    """
 
     names: tuple[str, ...]
     splits: tuple[str | None, ...]
+    section: str | None
     measure: Callable[[Subject, RunData, MetricRecipe, torch.Generator], Iterable[Estimate]]
 
     @property
@@ -54,8 +62,32 @@ RunFunction = Callable[[nn.Module, "RunData", MetricRecipe, torch.Generator], It
 PairFunction = Callable[[Pair, "RunData", MetricRecipe, torch.Generator], Iterable[Estimate]]
 
 
+def metric_names() -> set[str]:
+    """Names of all metrics that are registered, of runs and of pairs."""
+    return {name for registry in (RUN_METRICS, PAIR_METRICS) for m in registry.values() for name in m.names}
+
+
+def functions_of(names: Iterable[str]) -> frozenset[str]:
+    """The registered functions that yield some metrics, each by its first name; all of them for no names.
+
+    Raises:
+        ValueError: If a metric is not registered.
+    """
+    wanted = set(names)
+    if unknown := sorted(wanted - metric_names()):
+        raise ValueError(
+            f"no metrics are registered as {unknown}; there are {', '.join(sorted(metric_names()))}"
+        )
+    return frozenset(
+        first
+        for registry in (RUN_METRICS, PAIR_METRICS)
+        for first, metric in registry.items()
+        if not wanted or wanted.intersection(metric.names)
+    )
+
+
 def register_run_metric(
-    *names: str, splits: tuple[str | None, ...] = (None,)
+    *names: str, splits: tuple[str | None, ...] = (None,), section: str | None = None
 ) -> Callable[[RunFunction], RunFunction]:
     """Register a function of one model as a metric; use it as a decorator.
 
@@ -66,24 +98,30 @@ def register_run_metric(
     Args:
         names: Names of the metrics.
         splits: Images they are measured on: train, validation, or None.
+        section: The part of a `MetricRecipe` whose numbers go with the rows, as `trace`.
 
     Raises:
-        ValueError: If no name is given, or one is taken.
+        ValueError: If no name is given, one is taken, or the recipes have no such section.
     """
-    return _register(RUN_METRICS, names, splits)
+    return _register(RUN_METRICS, names, splits, section)
 
 
 def register_pair_metric(
-    *names: str, splits: tuple[str | None, ...] = (None,)
+    *names: str, splits: tuple[str | None, ...] = (None,), section: str | None = None
 ) -> Callable[[PairFunction], PairFunction]:
     """Register a function of two models as a metric: as `register_run_metric`, with a `Pair` for the model."""
-    return _register(PAIR_METRICS, names, splits)
+    return _register(PAIR_METRICS, names, splits, section)
 
 
 def _register(
-    registry: dict[str, Metric[Subject]], names: tuple[str, ...], splits: tuple[str | None, ...]
+    registry: dict[str, Metric[Subject]],
+    names: tuple[str, ...],
+    splits: tuple[str | None, ...],
+    section: str | None,
 ) -> Callable[[Callable[..., Iterable[Estimate]]], Callable[..., Iterable[Estimate]]]:
-    taken = {name for metric in registry.values() for name in metric.names}
+    taken = metric_names()
+    if section not in (None, *SECTIONS):
+        raise ValueError(f"a recipe has no section {section!r}; its sections are {list(SECTIONS)}")
     if not names:
         raise ValueError("a metric needs a name; none was given")
     if repeated := sorted(taken.intersection(names)):
@@ -92,7 +130,7 @@ def _register(
         )
 
     def add(function: Callable[..., Iterable[Estimate]]) -> Callable[..., Iterable[Estimate]]:
-        registry[names[0]] = Metric(names, splits, function)
+        registry[names[0]] = Metric(names, splits, section, function)
         return function
 
     return add
