@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster import cli_diagnosis
+from cluster import cli_diagnosis, signals
 from cluster.executors import InProcessExecutor, RayExecutor
 from cluster.terminal import (
     FAILED_RUNS,
@@ -186,7 +185,7 @@ def _executor(
             "belongs to a private cluster; leave it out with --address", param_hint="--workers"
         )
     _check_device(device)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signals.install()
     chosen = InProcessExecutor() if workers == 0 else RayExecutor(address, workers, modules)
     with contextlib.redirect_stdout(sys.stderr), chosen as executor:
         yield executor

@@ -20,6 +20,7 @@ from zoo.fragments import FAILED, LOST, Measurement
 from zoo.landscape.registry import functions_of
 from zoo.plan import (
     MeasureJob,
+    Plan,
     TrainedRun,
     make_plan,
     measure_jobs,
@@ -27,7 +28,7 @@ from zoo.plan import (
     wanted_functions,
     write_plan,
 )
-from zoo.reader import open_zoo
+from zoo.reader import Zoo, open_zoo
 from zoo.spec import METRIC_RECIPES, ZooSpec, parse_spec
 from zoo.stacks import STACK_SIZE, Stack, cut_stacks
 from zoo.storage import Store
@@ -161,7 +162,7 @@ def measure_again(
 
     Raises:
         FileNotFoundError: If there is no zoo.
-        ValueError: If a metric is not registered, or the recipe unknown.
+        ValueError: If a metric is not registered, the recipe unknown, or the data set not the zoo's.
     """
     clock, zoo = _Clock(), open_zoo(root.absolute())
     recipe = recipe or zoo.metric_recipe
@@ -169,6 +170,7 @@ def measure_again(
         raise ValueError(f"no metric recipe is named {recipe!r}; there are {', '.join(METRIC_RECIPES)}")
     functions, spec = functions_of(metrics), parse_spec(zoo.spec, f"the spec of {root}")
     plan = make_plan(spec, data_dir)
+    _check_data(zoo, plan)
     with zoo.store.locked():
         datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
         work = Work(executor, zoo.store, datasets, device=device)
@@ -178,6 +180,16 @@ def measure_again(
         measured, rows = _measure_and_merge(work, planned, recipe, functions, retry_failed)
         clock.lap("measure")
     return _summary(runs, 0, measured, rows, clock)
+
+
+def _check_data(zoo: Zoo, plan: Plan) -> None:
+    """Refuse data sets other than those that the zoo was trained on."""
+    trained_on = set(zoo.table("configs")["data_fingerprint"])
+    if other := sorted(set(plan.datasets) - trained_on):
+        raise ValueError(
+            f"{zoo.store.root} was trained on data with fingerprints {sorted(trained_on)}, those found have {other}; "
+            "give the folder of its data sets by --data-dir"
+        )
 
 
 def _measure_and_merge(

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, Self
 
+from cluster import signals
 from cluster.tasks import call
 
 TRIES = 3
@@ -28,6 +29,9 @@ WINDOW_PER_CPU = 3
 
 SECONDS_BETWEEN_LOOKS = 5.0
 """How often the number of cores is asked for again."""
+
+SECONDS_BETWEEN_CHECKS = 1.0
+"""How long at most a signal that got lost waits to be heard."""
 
 
 class Outcome(NamedTuple):
@@ -63,6 +67,7 @@ class InProcessExecutor(AbstractContextManager["InProcessExecutor"]):
     def run(self, function: Function, jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
         """Yield an outcome for each job; see `Executor.run`."""
         for job in jobs:
+            signals.check()
             yield _try_here(function, job, shared)
 
     def __exit__(self, *_: object) -> None:
@@ -104,7 +109,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         # Not in TMPDIR: Ray's sockets lie below, and their paths must stay under 107 bytes.
         self._folder = tempfile.mkdtemp(prefix="mdzoo-", dir="/tmp") if self._address is None else None
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             if self._folder is not None:
                 ray.init(
@@ -120,7 +125,8 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
             self.__exit__()
             raise
         finally:
-            signal.signal(signal.SIGTERM, handler)  # ray.init replaces it
+            for number, handler in handlers.items():  # ray.init replaces them
+                signal.signal(number, handler)
         return self
 
     def _cores(self) -> int:
@@ -155,7 +161,11 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                     break
             if not pending:
                 return
-            (ready,), _ = self._ray.wait(list(pending), num_returns=1)
+            done: list[Any] = []
+            while not done:
+                signals.check()
+                done, _ = self._ray.wait(list(pending), num_returns=1, timeout=SECONDS_BETWEEN_CHECKS)
+            ready = done[0]
             job, tries = pending.pop(ready)
             try:
                 outcome = Outcome(job, self._ray.get(ready))

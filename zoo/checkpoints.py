@@ -60,7 +60,8 @@ def load_run(store: Store, name: str, index: int, run_id: str) -> nn.Module:
         run_id: The run that is expected there.
 
     Raises:
-        ValueError: If the file is damaged, or holds another run at this position.
+        ValueError: If the file is damaged, holds another run at this position, or weights of other shapes than
+            those of its architecture.
     """
     path = store.root / name
     try:
@@ -78,5 +79,11 @@ def load_run(store: Store, name: str, index: int, run_id: str) -> nn.Module:
         ) from error
     shape = ImageShape(**json.loads(header["shape"]))
     model = build_model(header["architecture"], int(header["width"]), shape)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} says that it holds {header['architecture']} of width {header['width']}, which its weights are "
+            f"not: {error}; register the architecture it was trained with, or delete it and build again"
+        ) from error
     return model.eval()

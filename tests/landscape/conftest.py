@@ -1,7 +1,6 @@
 """Small networks and data that the landscape tests share."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -9,23 +8,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from zoo.datasets import RunData, Split
 from zoo.landscape.hessian import Forms, HessianOperator
-
-
-class Split(NamedTuple):
-    """Images and labels."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class RunData(NamedTuple):
-    """What one configuration trains and is measured on."""
-
-    train: Split
-    validation: Split
-    test: Split
-    classes: int
 
 
 def cnn(width: int, seed: int) -> nn.Module:

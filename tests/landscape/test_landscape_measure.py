@@ -4,12 +4,15 @@ import copy
 import dataclasses
 import json
 import math
+import re
 from itertools import product
+from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 
+from zoo.landscape import registry
 from zoo.landscape.estimate import Estimate
 from zoo.landscape.measure import (
     RECIPES,
@@ -19,6 +22,7 @@ from zoo.landscape.measure import (
     register_run_metric,
 )
 from zoo.landscape.recipes import (
+    SECTIONS,
     AnswersRecipe,
     DensityRecipe,
     EigenvalueRecipe,
@@ -179,6 +183,41 @@ def test_models_of_two_architectures_are_a_failure_that_says_so(trained_pair, ma
     failed = {row["metric"] for row in rows if row["value"] is None}
     assert failed == {"mode_connectivity", "mode_connectivity_peak", "l2_distance"}
     assert rows[0]["reason"].startswith("failed: ValueError: the two models have different architectures")
+
+
+def test_a_model_of_another_data_set_is_refused(trained_pair, digits) -> None:
+    other = dataclasses.replace(digits, classes=7)
+    with pytest.raises(
+        ValueError, match=r"outputs for one image have shape \[1, 10\], and the data set has 7"
+    ):
+        measure_run(trained_pair[0], other, QUICK, ("a",))
+    colours = digits.train._replace(images=digits.train.images.expand(-1, 3, -1, -1))
+    with pytest.raises(ValueError, match=r"the model cannot take images of shape \[3, 8, 8\]"):
+        measure_pair(*trained_pair, dataclasses.replace(digits, train=colours), QUICK, ("a",))
+
+
+def test_the_docs_name_every_metric_reason_and_number() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    documented = page[: page.index("## Two recipes")]
+    for name, metric in [*RUN_METRICS.items(), *PAIR_METRICS.items()]:
+        for row in metric.names:
+            line = next(line for line in documented.splitlines() if f"`{row}`" in line.partition(" | ")[0])
+            assert f"`{metric.section}`" in line or metric.section is None, name
+    reasons = {
+        value
+        for module in Path(registry.__file__).parent.glob("*.py")
+        for value in re.findall(r'(?m)^[A-Z_]+ = "([a-z_]+)"\n"""Reason of', module.read_text())
+    }
+    assert len(reasons) > 6
+    assert all(f"| `{reason}` |" in documented for reason in reasons)
+    for section in SECTIONS:
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{section}` | "))
+        for number, recipe in enumerate(("default", "paper")):
+            said = dict(text.rsplit(" ", 1) for text in line.split(" | ")[1 + number].strip(" |").split(", "))
+            real = dataclasses.asdict(getattr(RECIPES[recipe], section))
+            assert {key: str(value) for key, value in real.items()}.items() >= (
+                said.items() if said != {"the": "same"} else set()
+            )
 
 
 def test_the_paper_recipe_measures_as_published(trained_pair, make_cnn, digits) -> None:

@@ -1,13 +1,12 @@
 """Norms of the weights against hand-made matrices, and the rescalings that they must not see."""
 
-import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from zoo.landscape.norms import distance_from_initialisation, layers, log_norm_products, parameter_norm
+from zoo.landscape.norms import layers, log_norm_products, parameter_norm
 from zoo.models import ImageShape, initial_model
 
 SHAPE = ImageShape(channels=1, image_size=8, classes=10)
@@ -94,26 +93,14 @@ def test_a_batch_norm_of_no_layer_or_without_statistics_is_not_folded() -> None:
     torch.testing.assert_close(layers(bare)[0].weight.float(), bare[0].weight.data / 2)
 
 
-def test_norm_and_distance_of_the_parameters_are_euclidean() -> None:
+def test_the_norm_of_the_parameters_is_euclidean() -> None:
     model = matrices((3.0, 4.0), (12.0,))
     assert parameter_norm(model).value == pytest.approx(13)
-    moved = copy.deepcopy(model)
-    moved[0].weight.data += 2.0
-    moved[1].weight.data -= 3.0
-    assert distance_from_initialisation(moved, model).value == pytest.approx(5)
-    assert distance_from_initialisation(model, model).value == 0
 
 
 def test_what_cannot_be_had_has_a_reason() -> None:
     spoilt, dead = matrices((math.nan, 1.0)), matrices((1.0, 2.0), (0.0, 0.0))
     assert {e.reason for e in log_norm_products(spoilt)} == {"not_finite"}
     assert parameter_norm(spoilt).reason == "not_finite"
-    assert distance_from_initialisation(spoilt, matrices((1.0, 1.0))).reason == "not_finite"
     assert {e.reason for e in log_norm_products(dead)} == {"collapsed"}
     assert {e.reason for e in log_norm_products(nn.BatchNorm1d(2))} == {"no_layers"}
-    assert distance_from_initialisation(dead, None).reason == "no_initial_model"
-
-
-def test_models_of_two_architectures_have_no_distance() -> None:
-    with pytest.raises(ValueError, match="different architectures"):
-        distance_from_initialisation(matrices((1.0, 2.0)), matrices((1.0,)))

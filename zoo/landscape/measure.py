@@ -13,6 +13,7 @@ from torch import nn
 from zoo.config import seed_of
 from zoo.landscape import metrics as _metrics  # noqa: F401 - registers them
 from zoo.landscape.estimate import NOT_FINITE, Estimate
+from zoo.landscape.evaluation import outputs
 from zoo.landscape.recipes import RECIPES, MetricRecipe
 from zoo.landscape.registry import (
     PAIR_METRICS,
@@ -62,9 +63,13 @@ def measure_run(
 
     Returns:
         Rows of the table `metrics` without ids and provenance, one a metric and split. A metric that cannot
-        be had has value None and a reason: not_finite, collapsed, or failed with the error. Rows that one
+        be had has value None and a reason, or failed with the error (docs/metrics.md has them all). Rows that one
         computation yields carry its whole cost each.
+
+    Raises:
+        ValueError: If the model cannot take the images, or has not as many outputs as they have classes.
     """
+    check_fits(model, data)
     return _rows(RUN_METRICS, model, is_finite(model), data, recipe, key, only)
 
 
@@ -90,9 +95,35 @@ def measure_pair(
 
     Returns:
         Rows as from `measure_run`.
+
+    Raises:
+        ValueError: As `measure_run`.
     """
+    for model in (first, second):
+        check_fits(model, data)
     pair = Pair(first, second, initial_model)
     return _rows(PAIR_METRICS, pair, is_finite(first) and is_finite(second), data, recipe, key, only)
+
+
+def check_fits(model: nn.Module, data: RunData) -> None:
+    """Refuse a model that is not one of this data set.
+
+    Raises:
+        ValueError: If it cannot take the images, or has not as many outputs as they have classes.
+    """
+    image = data.train.images[:1]
+    try:
+        answers = outputs(model, image)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model cannot take images of shape {list(image.shape[1:])}: {error}; "
+            "measure it on the data set that it was trained on"
+        ) from error
+    if answers.dim() != 2 or answers.shape[1] != data.classes:
+        raise ValueError(
+            f"the model's outputs for one image have shape {list(answers.shape)}, and the data set has "
+            f"{data.classes} classes; measure it on the data set that it was trained on"
+        )
 
 
 def rows_without_value(

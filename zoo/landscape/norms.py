@@ -1,4 +1,4 @@
-"""Norms of the weights: of all of them, of each layer, and of their way from initialisation."""
+"""Norms of the weights: of all of them, and of each layer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.landscape.estimate import COLLAPSED, NOT_FINITE, Estimate
-from zoo.landscape.weights import flat_pair, flat_weights, is_finite
+from zoo.landscape.weights import flat_weights, is_finite
 
 NO_LAYERS = "no_layers"
 """Reason of a metric without a value: the model has no linear or convolutional layer."""
-
-NO_INITIAL_MODEL = "no_initial_model"
-"""Reason of a distance without a value: nobody said where training began."""
 
 
 class Layer(NamedTuple):
@@ -64,26 +61,6 @@ def parameter_norm(model: nn.Module) -> Estimate:
     appendix C, here of all parameters and without the square.
     """
     return Estimate(value=torch.linalg.vector_norm(flat_weights(model).double()).item()).finite()
-
-
-def distance_from_initialisation(model: nn.Module, initial_model: nn.Module | None) -> Estimate:
-    """Euclidean distance of the trainable parameters from those before training.
-
-    Source: Nagarajan and Kolter, Generalization in Deep Networks: The Role of Distance from Initialization, 2019;
-    `frob-distance` of Jiang et al. 2020, appendix C, here of all parameters and without the square.
-
-    Args:
-        model: The trained model.
-        initial_model: The model before training, see `zoo.models.initial_model`; None gives no value, for the
-            reason `NO_INITIAL_MODEL`.
-
-    Raises:
-        ValueError: If the two models have different architectures.
-    """
-    if initial_model is None:
-        return Estimate(value=None, reason=NO_INITIAL_MODEL)
-    end, start = flat_pair(model, initial_model)
-    return Estimate(value=torch.linalg.vector_norm(end.double() - start.double()).item()).finite()
 
 
 def log_norm_products(model: nn.Module, fold_batch_norm: bool = True) -> list[Estimate]:

@@ -1,0 +1,93 @@
+"""Build a zoo on one machine without Ray, over forked processes, and measure it by several recipes.
+
+    python benchmarks/build_without_ray.py paper-small --out DIR --data-dir DATA --processes 10 --device cuda
+
+For machines that have torch but no Ray, as some with a GPU. `--set 'seeds = 2' ...` changes settings of the spec;
+`--recipes default ...` measures by more recipes than the spec's; `--curve-epochs 5` shortens the published curve,
+which takes 50 epochs. Prints what the build and each measuring took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import re
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster import driver
+from cluster.executors import Outcome
+from zoo.landscape.recipes import RECIPES
+from zoo.spec import parse_spec, read_spec
+
+_SHARED: list[Any] = []
+"""Values that forked processes find where they were."""
+
+
+class Place(int):
+    """Where a shared value stands."""
+
+
+class ForkExecutor:
+    """Runs jobs in processes that are forked when work begins."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+
+    def share(self, value: Any) -> Place:
+        """Keep a value for the processes to come."""
+        _SHARED.append(value)
+        return Place(len(_SHARED) - 1)
+
+    def run(self, function: Callable[..., Any], jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
+        """Yield an outcome for each job, in the order of completion."""
+        tasks = ((function, job, shared) for job in jobs)
+        with multiprocessing.get_context("fork").Pool(self._processes) as pool:
+            yield from pool.imap_unordered(_call, tasks)
+
+
+def _call(task: tuple[Callable[..., Any], Any, tuple[Any, ...]]) -> Outcome:
+    function, job, shared = task
+    torch.set_num_threads(1)
+    values = [_SHARED[value] if isinstance(value, Place) else value for value in shared]
+    try:
+        return Outcome(job, function(job, *values))
+    except Exception:
+        return Outcome(job, error=traceback.format_exc())
+
+
+def main() -> None:
+    """Build and measure as the command line says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("spec")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--set", nargs="*", default=[], help="lines of TOML for [settings]")
+    parser.add_argument("--recipes", nargs="*", default=[], help="to measure by, beside the spec's")
+    parser.add_argument("--curve-epochs", type=int)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.curve_epochs:
+        paper = RECIPES["paper"]
+        curve = dataclasses.replace(paper.curve, epochs=options.curve_epochs)
+        RECIPES["paper"] = dataclasses.replace(paper, curve=curve)
+    text = read_spec(options.spec).text
+    for line in options.set:
+        text = re.sub(rf"(?m)^{line.split()[0]} = .*\n", "", text)
+    text = text.replace("[settings]\n", "\n".join(["[settings]", *options.set, ""]))
+    executor = ForkExecutor(options.processes)
+    shared = {"data_dir": options.data_dir, "device": options.device}
+    print(driver.build(parse_spec(text), options.out, executor, stack_size=1, **shared))
+    for recipe in options.recipes:
+        print(recipe, driver.measure_again(options.out, executor, recipe=recipe, **shared), flush=True)
+
+
+if __name__ == "__main__":
+    main()
