@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
 
 import zoo
+from cluster import cli
 from zoo import tables
 
 pytestmark = pytest.mark.timeout(600)  # each benchmark is minutes of work on busy cores
@@ -74,7 +77,14 @@ def test_a_dry_run_counts_without_data_and_writes_nothing(tmp_path):
     assert "runs: 16,900" in mdzoo("build", "paper", "--dry-run").stdout
 
 
-def test_wrong_usage_is_exit_code_2(tmp_path):
+def here(capsys, *arguments):
+    """The program in this process, for what ends before it does any work: its exit code, stdout and stderr."""
+    with mock.patch.object(sys, "argv", ["mdzoo", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_wrong_usage_is_exit_code_2(tmp_path, capsys):
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(SPEC.format(name="x").replace("width", "widht"))
     for arguments, message in (
@@ -89,10 +99,9 @@ def test_wrong_usage_is_exit_code_2(tmp_path):
         (("build", "demo", "--out", "x", "--address", "a", "--workers", 1), "leave it out with --address"),
         (("biuld",), "No such command 'biuld'"),
     ):
-        done = mdzoo(*arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert done.stdout == ""
+        code, out, err = here(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert message in err
     wrong.write_text(SPEC.format(name="x").replace('"mlp"', '"vgg"'))
     done = mdzoo("build", wrong, "--out", tmp_path / "zoo", "--workers", 0)
     assert (done.returncode, (tmp_path / "zoo").exists()) == (2, False)
@@ -147,25 +156,32 @@ def test_benchmark_writes_a_leaderboard(folder):
     assert {"cost_one_temperature.png", "ranks_two_width.png"} <= pictures
 
 
-def test_a_benchmark_run_again_asks_nothing_and_is_the_same(folder, tmp_path):
-    command = ("benchmark", folder / "one", "--out", tmp_path, *FEW)
-    first = mdzoo(*command, "--freeze", "mine-1")
+@pytest.fixture(scope="module")
+def few(folder):
+    """The folder of a benchmark of a few diagnosers on the zoo `one`, frozen; and what was printed."""
+    first = mdzoo("benchmark", folder / "one", "--out", folder / "few", *FEW, "--freeze", "mine-1")
     assert first.returncode == 0, first.stderr
+    return folder / "few", first.stdout
+
+
+def test_a_benchmark_run_again_asks_nothing_and_is_the_same(folder, few, tmp_path):
+    shutil.copytree(few[0], tmp_path, dirs_exist_ok=True)
+    command = ("benchmark", folder / "one", "--out", tmp_path, *FEW)
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").iterdir()}
     release = ("--release", tmp_path / "release.json")
     again = mdzoo(*command, *release)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").iterdir()} == written
-    assert "boards of mine-1 (" in first.stdout
-    assert again.stdout == first.stdout
+    assert "boards of mine-1 (" in few[1]
+    assert again.stdout == few[1]
     other = mdzoo(*command, "--draws", 2, *release)
     assert other.returncode == 1
     assert "boards have other selections than release mine-1, such as one~" in other.stderr
 
 
-def test_predictions_made_elsewhere_are_scored(folder, tmp_path):
+def test_predictions_made_elsewhere_are_scored(few, tmp_path, capsys):
     out = tmp_path / "benchmark"
-    assert mdzoo("benchmark", folder / "one", "--out", out, *FEW).returncode == 0
+    shutil.copytree(few[0], out)
     splits, answers = (
         pd.read_parquet(out / "splits.parquet"),
         pd.read_parquet(out / "answers" / "one.parquet"),
@@ -184,12 +200,12 @@ def test_predictions_made_elsewhere_are_scored(folder, tmp_path):
     assert set(seer["accuracy"]) == {100.0}
     assert "| seer | none | single |" in done.stdout
     rows.assign(predicted="depth").to_csv(tmp_path / "seer.csv", index=False)
-    wrong = mdzoo("score", tmp_path / "seer.csv", "--benchmark", out)
-    assert wrong.returncode == 1
-    assert "answers ['depth'] to the task width; its answers are ['width', 'batch']" in wrong.stderr
+    code, _, err = here(capsys, "score", tmp_path / "seer.csv", "--benchmark", out)
+    assert code == 1
+    assert "answers ['depth'] to the task width; its answers are ['width', 'batch']" in err
 
 
-def test_a_scikit_learn_classifier_competes_by_its_name(folder, tmp_path):
+def test_a_scikit_learn_classifier_competes_by_its_name(folder, tmp_path, capsys):
     neighbours = "sklearn.neighbors:KNeighborsClassifier@landscape"
     command = ("benchmark", folder / "one", "--out", tmp_path, *FEW)
     done = mdzoo(*command, "--diagnoser", neighbours, "--json")
@@ -197,18 +213,18 @@ def test_a_scikit_learn_classifier_competes_by_its_name(folder, tmp_path):
     board = pd.DataFrame(json.loads(done.stdout)["leaderboard"])
     assert set(board["diagnoser"]) == {neighbours, "majority", "md_tree", "validation_tree"}
     assert set(board.query(f"diagnoser == '{neighbours}'")["features"]) == {"landscape"}
-    wrong = mdzoo(*command, "--diagnoser", "sklearn.neighbors:Nobody")
-    assert wrong.returncode == 1
-    assert "has no 'Nobody'" in wrong.stderr
-    wrong = mdzoo(*command, "--only", "md_tee")
-    assert wrong.returncode == 2
-    assert "no diagnoser is named ['md_tee']; there are majority, copied_label, " in wrong.stderr
+    code, _, err = here(capsys, *command, "--diagnoser", "sklearn.neighbors:Nobody")
+    assert code == 1
+    assert "has no 'Nobody'" in err
+    code, _, err = here(capsys, *command, "--only", "md_tee")
+    assert code == 2
+    assert "no diagnoser is named ['md_tee']; there are majority, copied_label, " in err
 
 
-def test_benchmark_refuses_zoos_that_it_cannot_tell_apart(folder, tmp_path):
-    done = mdzoo("benchmark", folder / "one", folder / "one", "--out", tmp_path)
-    assert done.returncode == 1
-    assert "several of the zoos are named ['one']" in done.stderr
+def test_benchmark_refuses_zoos_that_it_cannot_tell_apart(folder, tmp_path, capsys):
+    code, _, err = here(capsys, "benchmark", folder / "one", folder / "one", "--out", tmp_path)
+    assert code == 1
+    assert "several of the zoos are named ['one']" in err
 
 
 def test_a_diagnoser_of_ones_own_competes(folder, tmp_path):
@@ -227,7 +243,7 @@ def test_a_diagnoser_of_ones_own_competes(folder, tmp_path):
     assert set(board["draws"]) == {2}
 
 
-def test_the_published_experiment_is_one_command(shared_data, tmp_path):
+def test_the_published_experiment_is_one_command(shared_data, tmp_path, capsys):
     done = mdzoo("benchmark", "--published", shared_data / "mdtree", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| Q1 | random_cells | 8 | 96 | table | 49.54 / 49.56" in done.stdout
@@ -235,16 +251,12 @@ def test_the_published_experiment_is_one_command(shared_data, tmp_path):
     beside = pd.read_parquet(tmp_path / "published.parquet").query("source == 'table'")
     assert len(beside) == 15
     assert beside["difference"].abs().max() < 0.05
-    rows = json.loads(
-        mdzoo("benchmark", "--published", shared_data / "mdtree", "--out", tmp_path, "--json").stdout
-    )
-    assert len(rows["published"]) == len(pd.read_parquet(tmp_path / "published.parquet"))
-    done = mdzoo("benchmark", tmp_path, "--board", "--out", tmp_path)
-    assert done.returncode == 2
-    assert "belongs to --published; a zoo has its board anyway" in done.stderr
-    done = mdzoo("benchmark", "--out", tmp_path)
-    assert done.returncode == 2
-    assert "give folders of zoos, or --published DIR, one of the two" in done.stderr
+    code, _, err = here(capsys, "benchmark", tmp_path, "--board", "--out", tmp_path)
+    assert code == 2
+    assert "belongs to --published; a zoo has its board anyway" in err
+    code, _, err = here(capsys, "benchmark", "--out", tmp_path)
+    assert code == 2
+    assert "give folders of zoos, or --published DIR, one of the two" in err
 
 
 def test_plot_draws_the_phase_plots(folder):
