@@ -124,10 +124,11 @@ def mlp(width: int, shape: ImageShape) -> nn.Module:
     )
 
 
-class _GlobalAverage(nn.Module):
+class GlobalAverage(nn.Module):
     """Mean over height and width: [B, C, H, W] -> [B, C]."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """The mean."""
         return x.mean((2, 3))
 
 
@@ -152,12 +153,12 @@ def cnn(width: int, shape: ImageShape) -> nn.Module:
         nn.MaxPool2d(2),
         *_convolution(2 * w, 4 * w),
         nn.ReLU(),
-        _GlobalAverage(),
+        GlobalAverage(),
         nn.Linear(4 * w, shape.classes),
     )
 
 
-class _BasicBlock(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al., 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -169,6 +170,7 @@ class _BasicBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Sequential(*_convolution(inputs, outputs, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
+        """ReLU of the sum of both ways."""
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
@@ -184,12 +186,12 @@ def resnet18(width: int, shape: ImageShape) -> nn.Module:
     for stage in range(4):
         outputs = width * 2**stage
         for stride in (1 if stage == 0 else 2, 1):
-            blocks.append(_BasicBlock(channels, outputs, stride))
+            blocks.append(BasicBlock(channels, outputs, stride))
             channels = outputs
     return nn.Sequential(
         *_convolution(shape.channels, width),
         nn.ReLU(),
         *blocks,
-        _GlobalAverage(),
+        GlobalAverage(),
         nn.Linear(channels, shape.classes),
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -20,8 +21,9 @@ from zoo import checkpoints, fragments
 from zoo.config import Run, TrainConfig, seed_of
 from zoo.datasets import Dataset, RunData, Split, select
 from zoo.fragments import Measurement
+from zoo.landscape.connectivity import Pair
 from zoo.landscape.measure import RECIPES as METRIC_RECIPES
-from zoo.landscape.measure import measure_pair, measure_run, rows_without_value
+from zoo.landscape.measure import measure_pairs, measure_run, rows_without_value
 from zoo.landscape.registry import PAIR_METRICS, RUN_METRICS
 from zoo.models import image_shape, initial_model
 from zoo.plan import MeasureJob, TrainedRun
@@ -107,24 +109,34 @@ def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu"
         assert run.checkpoint_index is not None
         return checkpoints.load_run(store, run.checkpoint, run.checkpoint_index, run_id).to(device)
 
-    def rows(item: Measurement, only: tuple[str, ...]) -> list[Row]:
+    def untrained(key: tuple[str, ...]) -> nn.Module:
+        shape = image_shape(dataset, config)
+        return initial_model(config.architecture, config.width, shape, seed_of("bend", *key)).to(device)
+
+    def rows_of_run(item: Measurement, only: tuple[str, ...]) -> list[Row]:
         if item.other_run_id == item.run_id:
             return rows_without_value(PAIR_METRICS, recipe, "one_run", only)
         if runs[item.run_id].status != "done":
             return rows_without_value(RUN_METRICS, recipe, runs[item.run_id].status, only)
-        if item.other_run_id is None:
-            return measure_run(model(item.run_id), data, recipe, (item.run_id,), only)
-        key = (item.run_id, item.other_run_id)
-        bend = initial_model(
-            config.architecture, config.width, image_shape(dataset, config), seed_of("bend", *key)
-        )
-        return measure_pair(model(key[0]), model(key[1]), data, recipe, key, bend.to(device), only)
+        return measure_run(model(item.run_id), data, recipe, (item.run_id,), only)
+
+    def rows() -> Iterator[tuple[Measurement, list[Row]]]:
+        pairs: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
+        for item, only in job.measurements:
+            if item.other_run_id is None or item.other_run_id == item.run_id:
+                yield item, rows_of_run(item, only)
+            else:
+                pairs[only].append((item.run_id, item.other_run_id))
+        for only, keys in pairs.items():
+            models = [Pair(model(key[0]), model(key[1]), untrained(key)) for key in keys]
+            for key, measured in zip(keys, measure_pairs(models, data, recipe, keys, only), strict=True):
+                yield Measurement(*key), measured
 
     made = provenance(device)
     committed: list[Row] = []
-    for item, metrics in job.measurements:
+    for item, measured in rows():
         ids = {"config_id": config.config_id, "step": _step(config, runs[item.run_id])} | item._asdict()
-        committed += [row | ids | made for row in rows(item, metrics)]
+        committed += [row | ids | made for row in measured]
     fragments.commit_metrics(store, committed)
     return Counter(measurements=len(job.measurements))
 

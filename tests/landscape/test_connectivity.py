@@ -11,17 +11,24 @@ from torch import nn
 
 from zoo.landscape.connectivity import (
     CurveRecipe,
+    Pair,
+    PathErrors,
+    barrier,
     batch_schedule,
-    bezier_weights,
+    coefficients,
     curve_errors,
+    errors_of_curves,
     learning_rate_factor,
     mode_connectivity,
     mode_connectivity_peak,
-    train_bend,
+    train_bends,
 )
 from zoo.landscape.evaluation import evaluate, recalibrate_batch_norm
+from zoo.landscape.stacked import StackedModel, can_be_stacked
 from zoo.landscape.weights import FlatModel, flat_pair, flat_weights
+from zoo.models import ImageShape, initial_model
 
+HALVES = torch.tensor([0.0, 0.5, 1.0])
 STILL = CurveRecipe(learning_rate=0.0, sample_passes=100)
 
 
@@ -30,8 +37,11 @@ def stream(seed: int = 0) -> torch.Generator:
 
 
 def test_the_curve_starts_and_ends_at_the_models_and_bends_between() -> None:
-    assert bezier_weights(torch.tensor([0.0, 0.5, 1.0])).tolist() == [[1, 0, 0], [0.25, 0.5, 0.25], [0, 0, 1]]
-    assert bezier_weights(torch.rand(50, generator=stream())).sum(1) == pytest.approx(1)
+    assert coefficients("bezier", HALVES).tolist() == [[1, 0, 0], [0.25, 0.5, 0.25], [0, 0, 1]]
+    assert coefficients("polygon", HALVES).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert coefficients("line", HALVES).tolist() == [[1, 0, 0], [0.5, 0, 0.5], [0, 0, 1]]
+    for form in ("bezier", "polygon", "line"):
+        assert coefficients(form, torch.rand(50, generator=stream())).sum(1) == pytest.approx(1)
 
 
 def test_errors_at_the_ends_are_those_of_the_models(trained_pair, digits) -> None:
@@ -69,12 +79,12 @@ def test_training_the_bend_lowers_the_barrier(trained_pair, digits) -> None:
 
 def test_the_bend_steps_as_momentum_sgd_through_the_interpolation(trained_pair, digits) -> None:
     """The oracle: autograd from the bend through the interpolated weights, with torch's own optimiser."""
-    recipe = CurveRecipe(64, learning_rate=0.2, weight_decay=0.05, sample_passes=3 * 64)
+    recipe = CurveRecipe(batch_size=64, learning_rate=0.2, weight_decay=0.05, sample_passes=3 * 64)
     train = type(digits.train)(digits.train.images[:64], digits.train.labels[:64])
     start, end = flat_pair(*trained_pair)
-    points = torch.stack([start, (start + end) / 2, end])
+    model, points = StackedModel(trained_pair[0], 1), torch.stack([start, (start + end) / 2, end])
     bend = points[1].clone().requires_grad_()
-    assert train_bend(FlatModel(trained_pair[0]), points, train, recipe, stream(5)) == (3, 192)
+    assert train_bends(model, points, train, recipe, [stream(5)]) == (3, 192)
 
     replay, module = stream(5), copy.deepcopy(trained_pair[0]).train()
     orders = [torch.randperm(64, generator=replay) for _ in range(3)]
@@ -193,3 +203,82 @@ def test_the_learning_rate_falls_by_step_or_by_epoch() -> None:
 def test_summaries_of_known_curves(errors: tuple[float, ...], connectivity: float, peak: float) -> None:
     assert mode_connectivity(errors) == connectivity
     assert mode_connectivity_peak(errors) == peak
+
+
+@pytest.mark.parametrize("form", ["bezier", "polygon", "line"])
+def test_a_pair_has_the_same_path_alone_and_with_others(make_cnn, trained_pair, digits, form) -> None:
+    """To the bit: a zoo that grows keeps the pairs that it has, and adds others."""
+    pairs = [
+        Pair(*trained_pair),
+        Pair(trained_pair[1], make_cnn(6, 3)),
+        Pair(make_cnn(6, 3), trained_pair[0]),
+    ]
+    recipe = CurveRecipe(form=form, sample_passes=640)
+
+    def paths(*chosen: int) -> list[PathErrors]:
+        streams = [stream(number) for number in chosen]
+        return errors_of_curves([pairs[n] for n in chosen], digits.train, digits.validation, recipe, streams)
+
+    together = paths(0, 1, 2)
+    assert together == [*paths(0), *paths(1), *paths(2)]
+    assert together[1:] == paths(1, 2)
+    assert len(set(together)) == 3
+
+
+def test_a_pair_that_diverges_disturbs_no_other(trained_pair, digits) -> None:
+    broken = copy.deepcopy(trained_pair[1])
+    with torch.no_grad():
+        broken[-1].weight.fill_(1e30)
+    pairs = [Pair(*trained_pair), Pair(trained_pair[0], broken)]
+    recipe = CurveRecipe(sample_passes=320)
+    whole, spoilt = errors_of_curves(pairs, digits.train, digits.validation, recipe, [stream(1), stream(2)])
+    assert whole == curve_errors(*trained_pair, digits.train, digits.validation, recipe, stream(1))
+    assert math.isnan(spoilt.train[2])
+
+
+class Crossed(nn.Module):
+    """Mixes its channels, so that copies cannot stand side by side."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.inner = nn.Linear(64, 10)
+
+    def forward(self, images):
+        flat = images.flatten(1)
+        return self.inner(flat - flat.mean(1, keepdim=True))
+
+
+def test_what_cannot_stand_side_by_side_trains_alone(digits) -> None:
+    models = [Crossed(seed) for seed in range(3)]
+    assert not can_be_stacked(models[0], digits.train.images[:4])
+    pairs, recipe = [Pair(*models[:2]), Pair(*models[1:])], CurveRecipe(sample_passes=320)
+    both = errors_of_curves(pairs, digits.train, digits.validation, recipe, [stream(1), stream(2)])
+    for pair, seed, errors in zip(pairs, (1, 2), both, strict=True):
+        assert errors == curve_errors(*pair[:2], digits.train, digits.validation, recipe, stream(seed))
+    assert both[0].train[0] == pytest.approx(evaluate(models[0], digits.train)[1])
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18"])
+def test_models_side_by_side_answer_and_learn_as_each_does(name: str) -> None:
+    shape = ImageShape(2, 16, 5)
+    models = [initial_model(name, 3, shape, seed).double() for seed in range(3)]
+    images = torch.randn(3, 8, 2, 16, 16, dtype=torch.float64, generator=stream())
+    labels = torch.arange(8) % 5
+    stack = StackedModel(models[0], 3)
+    stack.weights.copy_(stack.pack(torch.stack([flat_weights(model) for model in models])))
+    stack.module.train()
+    answers = stack(images)
+    sum(F.cross_entropy(own, labels) for own in answers).backward()
+    for lane, model in enumerate(models):
+        own = model.train()(images[lane])
+        F.cross_entropy(own, labels).backward()
+        torch.testing.assert_close(answers[lane], own)
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        packed = stack.pack(gradient.expand(3, -1))
+        torch.testing.assert_close(stack.gradient[stack.lane == lane], packed[stack.lane == lane])
+
+
+def test_a_barrier_is_what_rises_above_the_chord() -> None:
+    assert barrier((1, 2, 3, 4, 5)) == barrier((5, 3, 2, 1, 4)) == 0
+    assert barrier((0, 2, 7, 2, 4)) == 5

@@ -3,11 +3,14 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from scipy.spatial.distance import jensenshannon
+from torch import Tensor, nn
 
-from zoo.landscape.similarity import agreement, l2_distance, linear_cka, mixup
+from zoo.landscape.evaluation import outputs
+from zoo.landscape.similarity import agreement, answers, jensen_shannon, l2_distance, linear_cka, mixup
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -105,3 +108,26 @@ def test_mixup_draws_no_image_twice_and_repeats_with_its_stream() -> None:
     draws = [mixup(images, 4, 6, 16.0, stream(seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_the_divergence_is_symmetric_and_between_nothing_and_all() -> None:
+    first, second = torch.randn(50, 4, generator=stream()), torch.randn(50, 4, generator=stream(1))
+    assert jensen_shannon(first, first) == pytest.approx(0, abs=1e-15)
+    assert jensen_shannon(first, second) == jensen_shannon(second, first) > 0
+    sure, other = 1e3 * torch.eye(4), 1e3 * torch.eye(4).flip(0)
+    assert jensen_shannon(sure, other) == pytest.approx(math.log(2))
+    p, q = first.softmax(1).numpy(), second.softmax(1).numpy()
+    distances = [jensenshannon(a, b) ** 2 for a, b in zip(p, q, strict=True)]
+    assert jensen_shannon(first, second) == pytest.approx(np.mean(distances), rel=1e-5)
+    with pytest.raises(ValueError, match="outputs for 50 and 4 images"):
+        jensen_shannon(first, sure)
+
+
+def test_features_are_what_goes_into_the_last_linear_layer(trained_pair, digits) -> None:
+    model, images = trained_pair[0], digits.validation.images
+    seen = answers(model, images, batch_size=150)
+    torch.testing.assert_close(model[-1](seen.features), seen.outputs)
+    assert torch.equal(seen.outputs, outputs(model, images, 150))
+    assert not model[-1]._forward_pre_hooks
+    bare = nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())
+    assert answers(bare, images).features is None

@@ -1,24 +1,33 @@
-"""Mode connectivity: how high the error rises along a trained curve between two models."""
+"""Mode connectivity: how high error and loss rise along a path between two models."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.landscape.evaluation import evaluate, recalibrate_batch_norm, subset
-from zoo.landscape.weights import FlatModel, flat_pair
+from zoo.landscape.evaluation import recalibrate_batch_norm, subset
+from zoo.landscape.stacked import StackedModel, can_be_stacked
+from zoo.landscape.weights import flat_pair
 
 if TYPE_CHECKING:
     from zoo.datasets import Split
 
+Form = Literal["bezier", "polygon", "line"]
+
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Points of the curve at which errors are measured; 0 and 1 are the two models."""
+"""Points of a path at which errors are measured; 0 and 1 are the two models."""
+
+IMAGES_AT_ONCE = 2_000
+"""Images that the models of a stack see in one evaluation pass, at most, counted for each."""
+
+SAMPLE = 4
+"""Images on which it is tried whether models can stand side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,7 @@ class CurveRecipe:
         evaluation_images: Images of each split that errors and BatchNorm statistics are taken from, at most;
             None takes all.
         recalibration_batch: Images a batch of those statistics.
+        form: Which path: `bezier`, `polygon`, or the `line`, which has nothing to train.
     """
 
     batch_size: int = 32
@@ -47,22 +57,41 @@ class CurveRecipe:
     random_bend: bool = False
     evaluation_images: int | None = 1_024
     recalibration_batch: int = 512
+    form: Form = "bezier"
 
 
-class CurveErrors(NamedTuple):
-    """Errors along a trained curve.
+class Pair(NamedTuple):
+    """Two runs of one configuration.
 
     Attributes:
-        train: Error on training images in percent, at each of `TIMES`.
+        first: One model.
+        second: The other, of the same architecture.
+        initial_model: An untrained model of that architecture, for recipes whose bend starts there.
+    """
+
+    first: nn.Module
+    second: nn.Module
+    initial_model: nn.Module | None = None
+
+
+class PathErrors(NamedTuple):
+    """Errors and losses along a path, at each of `TIMES`.
+
+    Attributes:
+        train: Error on training images in percent.
         validation: The same on validation images.
+        train_loss: Cross-entropy on training images in nats.
+        validation_loss: The same on validation images.
         train_images: Training images evaluated.
         validation_images: Validation images evaluated.
-        steps: Optimiser steps of the bend.
+        steps: Optimiser steps of the bend; 0 for a straight line.
         sample_passes: Cost in forward passes of one image, a backward pass counted as 2.
     """
 
     train: tuple[float, ...]
     validation: tuple[float, ...]
+    train_loss: tuple[float, ...]
+    validation_loss: tuple[float, ...]
     train_images: int
     validation_images: int
     steps: int
@@ -77,85 +106,166 @@ def curve_errors(
     recipe: CurveRecipe,
     generator: torch.Generator,
     initial_model: nn.Module | None = None,
-) -> CurveErrors:
-    r"""Train a curve between two models and measure the errors along it.
+) -> PathErrors:
+    """`errors_of_curves` of a single pair of models."""
+    return errors_of_curves([Pair(first, second, initial_model)], train, validation, recipe, [generator])[0]
 
-    The curve is the quadratic Bezier curve $(1-t)^2 a + 2t(1-t) b + t^2 c$ from the weights $a$ of the first
-    model to the weights $c$ of the second. Its bend $b$ minimises the training loss at a random point of the
-    curve (Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018, eq. 2
-    and 4). Running statistics of BatchNorm are not interpolated: they are recomputed on training images at
-    each point, the two ends included.
+
+def errors_of_curves(
+    pairs: Sequence[Pair],
+    train: Split,
+    validation: Split,
+    recipe: CurveRecipe,
+    generators: Sequence[torch.Generator],
+) -> list[PathErrors]:
+    r"""Train a path between the models of each pair and measure the errors along it; the pairs train together.
+
+    A path leads from the weights $a$ of the first model over a bend $b$ to the weights $c$ of the second:
+    the quadratic Bezier curve $(1-t)^2 a + 2t(1-t) b + t^2 c$, the polygonal chain of the lines from $a$ to $b$
+    and from $b$ to $c$, or the straight line, which has no bend. The bend minimises the training loss at a
+    random point of the path (Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs,
+    NeurIPS 2018, eq. 1 to 4). Running statistics of BatchNorm are not interpolated: they are recomputed on
+    training images at each point, the two ends included.
 
     Args:
-        first: The model at t = 0, left as it was.
-        second: The model at t = 1, of the same architecture, left as it was.
+        pairs: Models of one architecture, left as they were.
         train: Training images [N, C, H, W] and labels [N].
         validation: Validation images and labels.
         recipe: How to train and evaluate.
-        generator: Draws batches and points, on the CPU.
-        initial_model: The untrained model that the bend starts at, if the recipe says so.
+        generators: For each pair, draws batches and points, on the CPU. What a pair gets does not depend on
+            which others it trains with, up to rounding.
 
     Returns:
-        The errors; NaN where the outputs are not finite, as after a bend that diverged.
+        The errors of each pair; NaN where the outputs are not finite, as after a bend that diverged.
 
     Raises:
         ValueError: If the architectures differ, or the recipe starts at an untrained model and none is given.
     """
-    model = FlatModel(first)
-    points = _control_points(first, second, recipe, initial_model)
-    train = _on_device(train, model.weights.device)
-    steps, seen = train_bend(model, points, train, recipe, generator)
-    seen_train = _evaluated(train, recipe)
-    seen_validation = _evaluated(_on_device(validation, model.weights.device), recipe)
-    errors = list(_errors_along(model, points, seen_train, seen_validation, recipe))
-    counts = len(seen_train.labels), len(seen_validation.labels)
-    return CurveErrors(
-        train=tuple(pair[0] for pair in errors),
-        validation=tuple(pair[1] for pair in errors),
-        train_images=counts[0],
-        validation_images=counts[1],
-        steps=steps,
-        sample_passes=float(3 * seen + len(TIMES) * (2 * counts[0] + counts[1])),
-    )
+    points = [_control_points(pair, recipe) for pair in pairs]
+    device = points[0].device
+    train, validation = _on_device(train, device), _on_device(validation, device)
+    found: list[PathErrors] = []
+    for lanes in stacks(pairs[0].first, len(pairs), train.images):
+        model = StackedModel(pairs[0].first, len(lanes))
+        own = model.pack(torch.stack([points[lane] for lane in lanes], dim=1))
+        streams = [_copy(generators[lane]) for lane in lanes]
+        steps, seen = train_bends(model, own, train, recipe, streams)
+        found += errors_along(model, own, train, validation, recipe, steps, seen)[: len(pairs) - len(found)]
+    return found
 
 
-def bezier_weights(t: Tensor) -> Tensor:
-    """Coefficients [..., 3] of start, bend and end of a quadratic Bezier curve at t [...] in [0, 1]."""
-    return torch.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], dim=-1)
+def stacks(model: nn.Module, count: int, images: Tensor) -> Iterator[list[int]]:
+    """How so many pairs share stacks: all in one, or each alone where layers cannot stand side by side.
+
+    A grouped convolution rounds otherwise than a plain one, and alike for any number of groups from 2: so that a
+    pair has the same numbers alone and with others, one that is alone stands in its stack twice.
+    """
+    if not can_be_stacked(model, images[:SAMPLE]):
+        yield from ([lane] for lane in range(count))
+    else:
+        yield list(range(count)) if count > 1 else [0, 0]
+
+
+def coefficients(form: Form, t: Tensor) -> Tensor:
+    """Coefficients [..., 3] of start, bend and end of a path at t [...] in [0, 1]."""
+    if form == "bezier":
+        return torch.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], dim=-1)
+    if form == "polygon":
+        return torch.stack(
+            [(1 - 2 * t).clamp(min=0), 1 - (2 * t - 1).abs(), (2 * t - 1).clamp(min=0)], dim=-1
+        )
+    return torch.stack([1 - t, torch.zeros_like(t), t], dim=-1)
 
 
 @torch.enable_grad()
-def train_bend(
-    model: FlatModel, points: Tensor, train: Split, recipe: CurveRecipe, generator: torch.Generator
+def train_bends(
+    model: StackedModel,
+    points: Tensor,
+    train: Split,
+    recipe: CurveRecipe,
+    generators: Sequence[torch.Generator],
 ) -> tuple[int, int]:
-    """Train the middle row of the control points in place, by SGD at random points of the curve.
+    """Train the middle row of the control points in place, by SGD at random points of the paths.
 
     The gradient of the bend is the gradient of the weights times the bend's coefficient, so no graph runs
     through the interpolation; and the flat gradient is the momentum buffer: `backward` adds to it.
 
     Args:
         model: Where the interpolated weights are put to work.
-        points: [3, P], start, bend and end.
+        points: [3, K x P], start, bend and end.
         train: Training images and labels, on the model's device.
         recipe: How to train.
-        generator: Draws batches and points, on the CPU.
+        generators: Draw batches and points of each pair, on the CPU.
 
     Returns:
-        Steps taken, and images seen.
+        Steps taken, and images seen by each.
     """
-    batches = list(batch_schedule(len(train.labels), recipe, generator))
-    coefficients = bezier_weights(torch.rand(len(batches), generator=generator)).to(points)
-    columns, bend, velocity = points.T, points[1], model.gradient.zero_()
+    if recipe.form == "line":
+        return 0, 0
+    schedules = [list(batch_schedule(len(train.labels), recipe, generator)) for generator in generators]
+    draws = [torch.rand(len(schedules[0]), generator=generator) for generator in generators]
+    shares = coefficients(recipe.form, torch.stack(draws)).to(points)
+    bend, velocity = points[1], model.gradient.zero_()
     model.module.train()
-    for (indices, learning_rate), weights in zip(batches, coefficients, strict=True):
-        images, labels = train.images[indices], train.labels[indices]
-        torch.mv(columns, weights, out=model.weights)
+    for step, batches in enumerate(zip(*schedules, strict=True)):
+        rows = torch.stack([indices for indices, _ in batches]).to(points.device)
+        spread = shares[:, step].T[:, model.lane]
+        torch.sum(spread * points, dim=0, out=model.weights)
         velocity.mul_(recipe.momentum)
         if recipe.weight_decay:
-            velocity.addcmul_(model.weights, weights[1], value=recipe.weight_decay)
-        F.cross_entropy(model.module(images), labels).backward(weights[1])
-        bend.sub_(velocity, alpha=learning_rate)
-    return len(batches), sum(len(indices) for indices, _ in batches)
+            velocity.addcmul_(model.weights, spread[1], value=recipe.weight_decay)
+        answers = model(train.images[rows])
+        losses = F.cross_entropy(answers.flatten(0, 1), train.labels[rows].flatten(), reduction="none")
+        losses.view(len(rows), -1).mean(1).backward(shares[:, step, 1])
+        bend.sub_(velocity, alpha=batches[0][1])
+    return len(schedules[0]), sum(len(indices) for indices, _ in schedules[0])
+
+
+def errors_along(
+    model: StackedModel,
+    points: Tensor,
+    train: Split,
+    validation: Split,
+    recipe: CurveRecipe,
+    steps: int = 0,
+    seen: int = 0,
+) -> list[PathErrors]:
+    """Errors and losses of each pair along its path.
+
+    Args:
+        model: Where the interpolated weights are put to work.
+        points: [3, K x P], start, bend and end.
+        train: Training images and labels, on the model's device.
+        validation: Validation images and labels.
+        recipe: How to evaluate.
+        steps: Steps that trained the bends.
+        seen: Images that they took.
+    """
+    sides = _evaluated(train, recipe), _evaluated(validation, recipe)
+    said = []  # by time, side and lane: loss and error
+    for weights in coefficients(recipe.form, torch.tensor(TIMES)).to(points):
+        torch.mv(points.T, weights, out=model.weights)
+        recalibrate_batch_norm(model.module, sides[0].images, recipe.recalibration_batch, model.count)
+        said.append([_scores(model, side) for side in sides])
+    counts = len(sides[0].labels), len(sides[1].labels)
+    passes = float(3 * seen + len(TIMES) * (2 * counts[0] + counts[1]))
+
+    def along(side: int, lane: int, which: int) -> tuple[float, ...]:
+        return tuple(time[side][lane][which] for time in said)
+
+    return [
+        PathErrors(
+            train=along(0, lane, 1),
+            validation=along(1, lane, 1),
+            train_loss=along(0, lane, 0),
+            validation_loss=along(1, lane, 0),
+            train_images=counts[0],
+            validation_images=counts[1],
+            steps=steps,
+            sample_passes=passes,
+        )
+        for lane in range(model.count)
+    ]
 
 
 def mode_connectivity_peak(errors: tuple[float, ...]) -> float:
@@ -181,6 +291,20 @@ def mode_connectivity(errors: tuple[float, ...]) -> float:
     return mean - max(errors, key=lambda error: abs(error - mean))
 
 
+def barrier(values: Sequence[float]) -> float:
+    r"""How far a path rises above the line between its ends, $\max_t [L(t) - (1-t) L(0) - t L(1)]$.
+
+    Source: Entezari et al., The Role of Permutation Invariance in Linear Mode Connectivity of Neural Networks,
+    ICLR 2022, definition 2.1; 0 where it rises nowhere. Frankle et al. (Linear Mode Connectivity and the Lottery
+    Ticket Hypothesis, ICML 2020) subtract the mean of the ends.
+
+    Args:
+        values: Losses or errors at `TIMES`.
+    """
+    line = [(1 - t) * values[0] + t * values[-1] for t in TIMES]
+    return max(value - chord for value, chord in zip(values, line, strict=True))
+
+
 def learning_rate_factor(progress: float) -> float:
     """Share of the peak learning rate: 1 to half of training, then linear to 1% at 90% (Garipov et al.)."""
     if progress <= 0.5:
@@ -202,32 +326,37 @@ def batch_schedule(
             seen += len(indices)
 
 
-def _control_points(
-    first: nn.Module, second: nn.Module, recipe: CurveRecipe, initial_model: nn.Module | None
-) -> Tensor:
-    """Start, bend and end of the curve before training, [3, P]."""
-    start, end = flat_pair(first, second)
+def _control_points(pair: Pair, recipe: CurveRecipe) -> Tensor:
+    """Start, bend and end of the path before training, [3, P]."""
+    start, end = flat_pair(pair.first, pair.second)
     if not recipe.random_bend:
         return torch.stack([start, torch.lerp(start, end, 0.5), end])
-    if initial_model is None:
+    if pair.initial_model is None:
         raise ValueError("this recipe starts the bend at an untrained model; pass initial_model")
-    return torch.stack([start, flat_pair(first, initial_model)[1], end])
+    return torch.stack([start, flat_pair(pair.first, pair.initial_model)[1], end])
 
 
-def _errors_along(
-    model: FlatModel, points: Tensor, train: Split, validation: Split, recipe: CurveRecipe
-) -> Iterator[tuple[float, float]]:
-    """Training and validation error at each of `TIMES`."""
-    for weights in bezier_weights(torch.tensor(TIMES)).to(points):
-        torch.mv(points.T, weights, out=model.weights)
-        recalibrate_batch_norm(model.module, train.images, recipe.recalibration_batch)
-        yield _finite_error(model.module, train), _finite_error(model.module, validation)
+def _copy(generator: torch.Generator) -> torch.Generator:
+    """A stream that goes on as the other does."""
+    return torch.Generator().set_state(generator.get_state())
 
 
-def _finite_error(model: nn.Module, split: Split) -> float:
-    """Error in percent; NaN where the outputs are not finite, for their largest entry means nothing."""
-    loss, error = evaluate(model, split)
-    return error if math.isfinite(loss) else math.nan
+@torch.no_grad()
+def _scores(model: StackedModel, split: Split) -> list[tuple[float, float]]:
+    """Loss and error in percent of each model in eval mode; NaN where the outputs are not finite."""
+    losses, wrong = [], []
+    size = max(1, IMAGES_AT_ONCE // model.count)
+    for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
+        answers = model(images)
+        each = F.cross_entropy(
+            answers.flatten(0, 1), labels.repeat(model.count), reduction="none"
+        )  # of labels that repeat for each model
+        losses.append(each.view(model.count, -1).double().sum(1))
+        wrong.append((answers.argmax(2) != labels).sum(1))
+    loss = torch.stack(losses).sum(0) / len(split.labels)
+    error = 100 * torch.stack(wrong).sum(0).double() / len(split.labels)
+    error = torch.where(loss.isfinite(), error, math.nan)  # the largest of such outputs means nothing
+    return list(zip(loss.tolist(), error.tolist(), strict=True))
 
 
 def _evaluated(split: Split, recipe: CurveRecipe) -> Split:

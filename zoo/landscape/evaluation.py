@@ -80,7 +80,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> tuple[fl
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(model: nn.Module, images: Tensor, batch_size: int = 1000) -> None:
+def recalibrate_batch_norm(model: nn.Module, images: Tensor, batch_size: int = 1000, copies: int = 1) -> None:
     """Recompute the running statistics of BatchNorm on the images, as a cumulative average over batches.
 
     Each batch weighs as much as it has images. The model is left in eval mode, its statistics changed;
@@ -91,6 +91,7 @@ def recalibrate_batch_norm(model: nn.Module, images: Tensor, batch_size: int = 1
         model: Any model; modules other than BatchNorm run in eval mode.
         images: [N, C, H, W], on any device.
         batch_size: Images a forward pass at most; batches are of equal size as nearly as can be.
+        copies: How often the channels of an image are repeated, for models side by side.
     """
     model.eval()
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -104,7 +105,7 @@ def recalibrate_batch_norm(model: nn.Module, images: Tensor, batch_size: int = 1
         seen += len(batch)
         for norm in norms:
             norm.momentum = len(batch) / seen
-        model(batch.to(device))
+        model(batch.to(device).repeat(1, copies, 1, 1) if copies > 1 else batch.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

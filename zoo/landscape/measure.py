@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from zoo.config import seed_of
 from zoo.landscape import metrics as _metrics  # noqa: F401 - registers them
+from zoo.landscape.connectivity import Pair
 from zoo.landscape.estimate import NOT_FINITE, Estimate
 from zoo.landscape.evaluation import outputs
 from zoo.landscape.recipes import RECIPES, MetricRecipe
@@ -19,9 +20,9 @@ from zoo.landscape.registry import (
     PAIR_METRICS,
     RUN_METRICS,
     Metric,
-    Pair,
     Subject,
     register_pair_metric,
+    register_pairs_metric,
     register_run_metric,
 )
 from zoo.landscape.weights import is_finite
@@ -37,8 +38,10 @@ __all__ = [
     "MetricRecipe",
     "Pair",
     "measure_pair",
+    "measure_pairs",
     "measure_run",
     "register_pair_metric",
+    "register_pairs_metric",
     "register_run_metric",
 ]
 
@@ -70,7 +73,7 @@ def measure_run(
         ValueError: If the model cannot take the images, or has not as many outputs as they have classes.
     """
     check_fits(model, data)
-    return _rows(RUN_METRICS, model, is_finite(model), data, recipe, key, only)
+    return _rows(RUN_METRICS, [model], [is_finite(model)], data, recipe, [key], only)[0]
 
 
 def measure_pair(
@@ -82,27 +85,45 @@ def measure_pair(
     initial_model: nn.Module | None = None,
     only: Container[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure two runs of one configuration against each other.
+    """`measure_pairs` of a single pair."""
+    return measure_pairs([Pair(first, second, initial_model)], data, recipe, [key], only)[0]
+
+
+def measure_pairs(
+    pairs: Sequence[Pair],
+    data: RunData,
+    recipe: MetricRecipe,
+    keys: Sequence[tuple[str, ...]],
+    only: Container[str] | None = None,
+) -> list[list[dict[str, Any]]]:
+    """Measure pairs of runs of one configuration; their curves train together.
 
     Args:
-        first: One run's model, on the device to measure on; left as it was.
-        second: The other's.
+        pairs: The models, on the device to measure on; left as they were. The recipe `paper` needs the untrained
+            model of each.
         data: Their training images with their labels, and validation images.
         recipe: How to measure.
-        key: What identifies the two runs; keys the random streams.
-        initial_model: An untrained model of the architecture; the recipe `paper` starts its curve there.
+        keys: What identifies the two runs of each pair; keys the random streams. What a pair gets does not
+            depend on the others, to the bit on one machine.
         only: As for `measure_run`.
 
     Returns:
-        Rows as from `measure_run`.
+        Rows of each pair, as from `measure_run`.
 
     Raises:
         ValueError: As `measure_run`.
     """
-    for model in (first, second):
+    for model in {id(model): model for pair in pairs for model in pair[:2]}.values():
         check_fits(model, data)
-    pair = Pair(first, second, initial_model)
-    return _rows(PAIR_METRICS, pair, is_finite(first) and is_finite(second), data, recipe, key, only)
+    return _rows(
+        PAIR_METRICS,
+        pairs,
+        [is_finite(p.first) and is_finite(p.second) for p in pairs],
+        data,
+        recipe,
+        keys,
+        only,
+    )
 
 
 def check_fits(model: nn.Module, data: RunData) -> None:
@@ -143,36 +164,57 @@ def chosen(registry: Mapping[str, Metric[Subject]], only: Container[str] | None)
 
 
 def _rows(
-    registry: dict[str, Metric[Subject]],
-    subject: Subject,
-    finite: bool,
+    registry: Mapping[str, Metric[Subject]],
+    subjects: Sequence[Subject],
+    finite: Sequence[bool],
     data: RunData,
     recipe: MetricRecipe,
-    key: tuple[str, ...],
+    keys: Sequence[tuple[str, ...]],
     only: Container[str] | None,
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+) -> list[list[dict[str, Any]]]:
+    """The rows of each subject; one that is not finite has no values, and nobody else knows of it."""
+    rows: list[list[dict[str, Any]]] = [[] for _ in subjects]
+    sound = [place for place, is_sound in enumerate(finite) if is_sound]
     for metric in chosen(registry, only):
-        start = time.perf_counter()
-        estimates = _estimates(metric, subject, data, recipe, key) if finite else _missing(metric, NOT_FINITE)
-        seconds = time.perf_counter() - start
-        for (name, split), estimate in zip(metric.rows, estimates, strict=True):
-            rows.append(_row(name, split, metric, recipe, estimate.finite(), seconds))
+        groups = [sound] if metric.together else [[place] for place in sound]
+        found = {place: (_missing(metric, NOT_FINITE), 0.0) for place in range(len(subjects))}
+        for group in (group for group in groups if group):
+            start = time.perf_counter()
+            own = [subjects[place] for place in group], [keys[place] for place in group]
+            estimates = _estimates(metric, *own, data, recipe)
+            seconds = (time.perf_counter() - start) / len(group)
+            found |= {place: (said, seconds) for place, said in zip(group, estimates, strict=True)}
+        for place, (said, seconds) in found.items():
+            for (name, split), estimate in zip(metric.rows, said, strict=True):
+                rows[place].append(_row(name, split, metric, recipe, estimate.finite(), seconds))
     return rows
 
 
 def _estimates(
-    metric: Metric[Subject], subject: Subject, data: RunData, recipe: MetricRecipe, key: tuple[str, ...]
-) -> list[Estimate]:
-    """What the metric's function gives; whatever goes wrong in it becomes the reason."""
-    generator = torch.Generator().manual_seed(seed_of(*key, metric.names[0], recipe.name))
+    metric: Metric[Subject],
+    subjects: Sequence[Subject],
+    keys: Sequence[tuple[str, ...]],
+    data: RunData,
+    recipe: MetricRecipe,
+) -> list[list[Estimate]]:
+    """What the metric's function gives for each subject; whatever goes wrong in it becomes the reason."""
+    streams = [torch.Generator().manual_seed(seed_of(*key, metric.names[0], recipe.name)) for key in keys]
     try:
-        estimates = list(metric.measure(subject, data, recipe, generator))
+        if metric.together:
+            found = [list(own) for own in metric.measure(subjects, data, recipe, streams)]
+        else:
+            found = [list(metric.measure(subjects[0], data, recipe, streams[0]))]
     except Exception as error:
-        return _missing(metric, f"failed: {type(error).__name__}: {error}")
-    if len(estimates) == (rows := len(metric.rows)):
-        return estimates
-    return _missing(metric, f"failed: the metric gave {len(estimates)} estimates for its {rows} rows")
+        return [_missing(metric, f"failed: {type(error).__name__}: {error}") for _ in subjects]
+    rows = len(metric.rows)
+    if len(found) != len(subjects):
+        found = [[] for _ in subjects]
+    return [
+        own
+        if len(own) == rows
+        else _missing(metric, f"failed: the metric gave {len(own)} estimates for its {rows} rows")
+        for own in found
+    ]
 
 
 def _missing(metric: Metric[Subject], reason: str) -> list[Estimate]:

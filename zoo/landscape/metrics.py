@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from itertools import product
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.landscape.activity import relu_activity
+from zoo.landscape.alignment import NO_PERMUTATIONS, UnknownArchitectureError, aligned
 from zoo.landscape.confidence import confidence_statistics
-from zoo.landscape.connectivity import curve_errors, mode_connectivity, mode_connectivity_peak
+from zoo.landscape.connectivity import (
+    CurveRecipe,
+    Pair,
+    PathErrors,
+    barrier,
+    errors_of_curves,
+    mode_connectivity,
+    mode_connectivity_peak,
+)
 from zoo.landscape.eigenvalues import hessian_top_eigenvalue, top_eigenvalues
 from zoo.landscape.estimate import COLLAPSED, NOT_FINITE, Estimate
-from zoo.landscape.evaluation import outputs, subset
+from zoo.landscape.evaluation import subset
 from zoo.landscape.gradients import gradient_statistics
 from zoo.landscape.hessian import HessianOperator
 from zoo.landscape.margins import margin_statistics
-from zoo.landscape.norms import log_norm_products, parameter_norm
+from zoo.landscape.norms import NO_LAYERS, log_norm_products, parameter_norm
 from zoo.landscape.recipes import MetricRecipe
-from zoo.landscape.registry import Pair, register_pair_metric, register_run_metric
+from zoo.landscape.registry import register_pair_metric, register_pairs_metric, register_run_metric
 from zoo.landscape.sharpness import random_sharpness, worst_case_sharpness
-from zoo.landscape.similarity import agreement, l2_distance, linear_cka, mixup
+from zoo.landscape.similarity import agreement, answers, jensen_shannon, l2_distance, linear_cka, mixup
 from zoo.landscape.spectral_alpha import spectral_alpha
 from zoo.landscape.spectrum import density_estimates
 from zoo.landscape.trace import hessian_trace, piloted_trace
@@ -177,42 +185,71 @@ def _activity(
     return relu_activity(model, subset(data.train, recipe.activity.images).images)
 
 
-@register_pair_metric(
-    "mode_connectivity", "mode_connectivity_peak", splits=("train", "validation"), section="curve"
+@register_pairs_metric(
+    "mode_connectivity", "mode_connectivity_peak", "curve_loss_barrier", splits=SIDES, section="curve"
 )
 def _mode_connectivity(
-    pair: Pair, data: RunData, recipe: MetricRecipe, generator: torch.Generator
-) -> list[Estimate]:
-    curve = curve_errors(
-        pair.first, pair.second, data.train, data.validation, recipe.curve, generator, pair.initial_model
-    )
-    sides = ((curve.train, curve.train_images), (curve.validation, curve.validation_images))
-    return [
-        Estimate(
-            value=summary(errors),
-            values=errors,
-            samples=samples,
-            iterations=curve.steps,
-            sample_passes=curve.sample_passes,
-        )
-        for summary, (errors, samples) in product((mode_connectivity, mode_connectivity_peak), sides)
-    ]
+    pairs: Sequence[Pair], data: RunData, recipe: MetricRecipe, generators: Sequence[torch.Generator]
+) -> list[list[Estimate]]:
+    return _connectivity(pairs, data, recipe.curve, generators)
 
 
-@register_pair_metric("cka", "agreement", section="similarity")
+@register_pairs_metric(
+    "polygon_connectivity",
+    "polygon_connectivity_peak",
+    "polygon_loss_barrier",
+    splits=SIDES,
+    section="polygon",
+)
+def _polygon_connectivity(
+    pairs: Sequence[Pair], data: RunData, recipe: MetricRecipe, generators: Sequence[torch.Generator]
+) -> list[list[Estimate]]:
+    return _connectivity(pairs, data, recipe.polygon, generators)
+
+
+@register_pairs_metric("linear_barrier", "linear_loss_barrier", splits=SIDES, section="line")
+def _linear_barrier(
+    pairs: Sequence[Pair], data: RunData, recipe: MetricRecipe, generators: Sequence[torch.Generator]
+) -> list[list[Estimate]]:
+    return _barriers(errors_of_curves(pairs, data.train, data.validation, recipe.line, generators))
+
+
+@register_pairs_metric("aligned_barrier", "aligned_loss_barrier", splits=SIDES, section="line")
+def _aligned_barrier(
+    pairs: Sequence[Pair], data: RunData, recipe: MetricRecipe, generators: Sequence[torch.Generator]
+) -> list[list[Estimate]]:
+    try:
+        moved = [
+            Pair(pair.first, aligned(pair.first, pair.second, generator))
+            for pair, generator in zip(pairs, generators, strict=True)
+        ]
+    except UnknownArchitectureError:
+        return [[Estimate(value=None, reason=NO_PERMUTATIONS)] * 4 for _ in pairs]
+    return _barriers(errors_of_curves(moved, data.train, data.validation, recipe.line, generators))
+
+
+@register_pair_metric("cka", "cka_penultimate", "agreement", "jensen_shannon", section="similarity")
 def _similarity(
     pair: Pair, data: RunData, recipe: MetricRecipe, generator: torch.Generator
 ) -> list[Estimate]:
     images = _similarity_images(data, recipe, generator)
-    answers = outputs(pair.first, images), outputs(pair.second, images)
-    if not all(bool(answer.isfinite().all()) for answer in answers):
-        return [Estimate(value=None, reason=NOT_FINITE)] * 2
-    cka = linear_cka(F.softmax(answers[0], dim=1), F.softmax(answers[1], dim=1))
-    samples, passes = len(images), 2.0 * len(images)
-    reason = COLLAPSED if cka is None else None
+    first, second = answers(pair.first, images), answers(pair.second, images)
+    if not bool(first.outputs.isfinite().all() and second.outputs.isfinite().all()):
+        return [Estimate(value=None, reason=NOT_FINITE)] * 4
+    probabilities = F.softmax(first.outputs, dim=1), F.softmax(second.outputs, dim=1)
+    cost: dict[str, Any] = {"samples": len(images), "sample_passes": 2.0 * len(images)}
+
+    def alike(x: Tensor | None, y: Tensor | None) -> Estimate:
+        if x is None or y is None:
+            return Estimate(value=None, reason=NO_LAYERS, **cost)
+        value = linear_cka(x, y)
+        return Estimate(value=value, reason=COLLAPSED if value is None else None, **cost)
+
     return [
-        Estimate(value=cka, reason=reason, samples=samples, sample_passes=passes),
-        Estimate(value=agreement(*answers), samples=samples, sample_passes=passes),
+        alike(*probabilities),
+        alike(first.features, second.features),
+        Estimate(value=agreement(first.outputs, second.outputs), **cost),
+        Estimate(value=jensen_shannon(first.outputs, second.outputs), **cost),
     ]
 
 
@@ -229,6 +266,47 @@ def _l2_distance(
     pair: Pair, data: RunData, recipe: MetricRecipe, generator: torch.Generator
 ) -> list[Estimate]:
     return [Estimate(value=l2_distance(pair.first, pair.second))]
+
+
+def _connectivity(
+    pairs: Sequence[Pair], data: RunData, recipe: CurveRecipe, generators: Sequence[torch.Generator]
+) -> list[list[Estimate]]:
+    """Summaries of the errors along trained paths, and the barrier of the loss, each on both splits."""
+    paths = errors_of_curves(pairs, data.train, data.validation, recipe, generators)
+    return [
+        [
+            *_of_path(path, mode_connectivity, path.train, path.validation),
+            *_of_path(path, mode_connectivity_peak, path.train, path.validation),
+            *_of_path(path, barrier, path.train_loss, path.validation_loss),
+        ]
+        for path in paths
+    ]
+
+
+def _barriers(paths: Sequence[PathErrors]) -> list[list[Estimate]]:
+    return [
+        [
+            *_of_path(path, barrier, path.train, path.validation),
+            *_of_path(path, barrier, path.train_loss, path.validation_loss),
+        ]
+        for path in paths
+    ]
+
+
+def _of_path(
+    path: PathErrors, summary: Callable[[tuple[float, ...]], float], *sides: tuple[float, ...]
+) -> list[Estimate]:
+    """A number for the values on training images and one for those on validation images."""
+    return [
+        Estimate(
+            value=summary(values),
+            values=values,
+            samples=samples,
+            iterations=path.steps,
+            sample_passes=path.sample_passes,
+        )
+        for values, samples in zip(sides, (path.train_images, path.validation_images), strict=True)
+    ]
 
 
 def _on_both_sides(

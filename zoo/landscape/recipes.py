@@ -173,6 +173,10 @@ class SimilarityRecipe:
     mixup_batch: int = 128
 
 
+POLYGON = CurveRecipe(sample_passes=2_000, evaluation_images=512, form="polygon")
+LINE = CurveRecipe(evaluation_images=512, form="line")
+
+
 @dataclass(frozen=True, slots=True)
 class MetricRecipe:
     """Every number that the metrics of a zoo depend on, by the section that a metric is registered with.
@@ -192,6 +196,8 @@ class MetricRecipe:
     weights: WeightsRecipe = field(default_factory=WeightsRecipe)
     activity: ActivityRecipe = field(default_factory=ActivityRecipe)
     curve: CurveRecipe = field(default_factory=CurveRecipe)
+    polygon: CurveRecipe = field(default_factory=lambda: POLYGON)
+    line: CurveRecipe = field(default_factory=lambda: LINE)
     similarity: SimilarityRecipe = field(default_factory=SimilarityRecipe)
 
     def parameters(self, section: str) -> str:
@@ -206,10 +212,13 @@ class MetricRecipe:
         """
         if not 0 < fraction <= 1:
             raise ValueError(f"the data fraction is {fraction}; it is in (0, 1]")
-        if self.curve.epochs is None:
-            return self
-        curve = dataclasses.replace(self.curve, epochs=max(1, round(self.curve.epochs / fraction)))
-        return dataclasses.replace(self, curve=curve)
+
+        def longer(curve: CurveRecipe) -> CurveRecipe:
+            if curve.epochs is None:
+                return curve
+            return dataclasses.replace(curve, epochs=max(1, round(curve.epochs / fraction)))
+
+        return dataclasses.replace(self, curve=longer(self.curve), polygon=longer(self.polygon))
 
 
 SECTIONS = tuple(part.name for part in dataclasses.fields(MetricRecipe) if part.name != "name")
@@ -237,6 +246,7 @@ RECIPES: dict[str, MetricRecipe] = {
         worst_case=WorstCaseRecipe(radius=0.05, relative="absolute"),
         answers=AnswersRecipe(bins=15, equal_mass=False),
         curve=PAPER_CURVE,
+        polygon=dataclasses.replace(PAPER_CURVE, form="polygon"),
         similarity=SimilarityRecipe(images=768, mixup_alpha=16.0),
     ),
 }

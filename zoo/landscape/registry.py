@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
+from zoo.landscape.connectivity import Pair
 from zoo.landscape.estimate import Estimate
 from zoo.landscape.recipes import SECTIONS, MetricRecipe
 
@@ -17,20 +18,6 @@ if TYPE_CHECKING:
     from zoo.datasets import RunData
 
 Subject = TypeVar("Subject")
-
-
-class Pair(NamedTuple):
-    """Two runs of one configuration.
-
-    Attributes:
-        first: One model.
-        second: The other, of the same architecture.
-        initial_model: An untrained model of that architecture, for recipes whose curve starts there.
-    """
-
-    first: nn.Module
-    second: nn.Module
-    initial_model: nn.Module | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +29,14 @@ class Metric(Generic[Subject]):
         splits: Images they are measured on: train, validation, or None.
         section: The part of a `MetricRecipe` whose numbers they depend on; None: on none of it.
         measure: The function.
+        together: Whether it takes lists of subjects and of their generators, and gives a list for each.
     """
 
     names: tuple[str, ...]
     splits: tuple[str | None, ...]
     section: str | None
-    measure: Callable[[Subject, RunData, MetricRecipe, torch.Generator], Iterable[Estimate]]
+    measure: Callable[..., Iterable[Any]]
+    together: bool = False
 
     @property
     def rows(self) -> list[tuple[str, str | None]]:
@@ -59,6 +48,9 @@ RUN_METRICS: dict[str, Metric[nn.Module]] = {}
 PAIR_METRICS: dict[str, Metric[Pair]] = {}
 
 RunFunction = Callable[[nn.Module, "RunData", MetricRecipe, torch.Generator], Iterable[Estimate]]
+PairsFunction = Callable[
+    [Sequence[Pair], "RunData", MetricRecipe, Sequence[torch.Generator]], Sequence[Iterable[Estimate]]
+]
 PairFunction = Callable[[Pair, "RunData", MetricRecipe, torch.Generator], Iterable[Estimate]]
 
 
@@ -113,12 +105,24 @@ def register_pair_metric(
     return _register(PAIR_METRICS, names, splits, section)
 
 
+def register_pairs_metric(
+    *names: str, splits: tuple[str | None, ...] = (None,), section: str | None = None
+) -> Callable[[PairsFunction], PairsFunction]:
+    """Register a function of many pairs of one architecture at once, as curves that train together.
+
+    It takes (pairs, data, recipe, generators), a generator for each pair, and gives a list of estimates for each.
+    What a pair gets must not depend on the others.
+    """
+    return _register(PAIR_METRICS, names, splits, section, together=True)
+
+
 def _register(
     registry: dict[str, Metric[Subject]],
     names: tuple[str, ...],
     splits: tuple[str | None, ...],
     section: str | None,
-) -> Callable[[Callable[..., Iterable[Estimate]]], Callable[..., Iterable[Estimate]]]:
+    together: bool = False,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     taken = metric_names()
     if section not in (None, *SECTIONS):
         raise ValueError(f"a recipe has no section {section!r}; its sections are {list(SECTIONS)}")
@@ -129,8 +133,8 @@ def _register(
             f"metrics {repeated} are registered already; choose names other than {sorted(taken)}"
         )
 
-    def add(function: Callable[..., Iterable[Estimate]]) -> Callable[..., Iterable[Estimate]]:
-        registry[names[0]] = Metric(names, splits, section, function)
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        registry[names[0]] = Metric(names, splits, section, function, together)
         return function
 
     return add

@@ -1,11 +1,15 @@
-"""How alike two models answer: linear CKA, agreement; and how far apart their weights are."""
+"""How alike two models answer: linear CKA, agreement, divergence; and how far apart their weights are."""
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.landscape.evaluation import outputs
 from zoo.landscape.weights import flat_pair
 
 CONSTANT = 1e-6
@@ -54,6 +58,58 @@ def agreement(first: Tensor, second: Tensor) -> float:
     if len(first) != len(second):
         raise ValueError(f"outputs for {len(first)} and {len(second)} images; give those for the same images")
     return (first.argmax(1) == second.argmax(1)).double().mean().item()
+
+
+def jensen_shannon(first: Tensor, second: Tensor) -> float:
+    r"""Mean over the images of the Jensen-Shannon divergence of two models' predicted distributions, in nats.
+
+    $\frac12 D(p \| m) + \frac12 D(q \| m)$ with $m = (p + q) / 2$ (Lin, Divergence Measures Based on the Shannon
+    Entropy, 1991): symmetric, 0 for models that answer alike, at most $\ln 2$.
+
+    Args:
+        first: Outputs [N, classes] before softmax.
+        second: Outputs [N, classes] for the same images.
+
+    Raises:
+        ValueError: If the numbers of images differ.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"outputs for {len(first)} and {len(second)} images; give those for the same images")
+    logs = torch.stack([first, second]).double().log_softmax(2)
+    mixture = logs.logsumexp(0) - math.log(2)
+    both = (logs.exp() * (logs - mixture)).sum(0)  # first of the two models: sums of two do not depend on order
+    return max(0.0, both.sum(1).mean().item() / 2)
+
+
+class Answers(NamedTuple):
+    """What a model makes of some images.
+
+    Attributes:
+        outputs: [N, classes], before softmax.
+        features: [N, ...] what goes into the last linear layer; None if the model has none.
+    """
+
+    outputs: Tensor
+    features: Tensor | None
+
+
+def answers(model: nn.Module, images: Tensor, batch_size: int = 1000) -> Answers:
+    """Outputs and penultimate features of a model in eval mode, from one pass.
+
+    Args:
+        model: A classifier, left as it was.
+        images: [N, C, H, W], on any device.
+        batch_size: Images a forward pass.
+    """
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    seen: list[Tensor] = []
+    hooks = [m.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach())) for m in last]
+    try:
+        given = outputs(model, images, batch_size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Answers(given, torch.cat(seen) if seen else None)
 
 
 def l2_distance(first: nn.Module, second: nn.Module) -> float:
