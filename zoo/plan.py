@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -171,22 +171,35 @@ def _config_row(config: TrainConfig, dataset: Dataset, seeds: list[int]) -> dict
     }
 
 
-def plan_measurements(runs: Iterable[TrainedRun], config_id: str, pairs: str) -> list[Measurement]:
+def chosen_pairs(ids: Sequence[str], pairs: str | int) -> list[tuple[str, str]]:
+    """Which runs of a configuration are paired.
+
+    Args:
+        ids: The runs by seed.
+        pairs: "ring" (each run with the next, the last with the first), "all", or a number of pairs: neighbours
+            first, then those two apart, and so on; all where there are no more.
+    """
+    if pairs == "ring":
+        return list(pairwise(ids)) + ([(ids[0], ids[-1])] if len(ids) > 2 else [])
+    apart = [list(zip(ids, ids[distance:], strict=False)) for distance in range(1, len(ids))]
+    by_distance = [pair for distance in apart for pair in distance]
+    return list(combinations(ids, 2)) if pairs == "all" else by_distance[: int(pairs)]
+
+
+def plan_measurements(runs: Iterable[TrainedRun], config_id: str, pairs: str | int) -> list[Measurement]:
     """All measurements of a configuration: each run that did not fail, and pairs of the runs that are done.
 
     Args:
         runs: The runs of the configuration.
         config_id: Its id.
-        pairs: "ring" (each run in two pairs) or "all".
+        pairs: As for `chosen_pairs`.
 
     Returns:
         Runs first, then pairs, by seed; a run that is alone is paired with itself.
     """
     by_seed = sorted((run for run in runs if run.status != FAILED), key=lambda run: run.seed)
     ids = [f"{config_id}-{run.seed}" for run in by_seed if run.status == "done"]
-    ring = list(pairwise(ids)) + ([(ids[0], ids[-1])] if len(ids) > 2 else [])
-    chosen = ring if pairs == "ring" else list(combinations(ids, 2))
-    chosen += [(ids[0], ids[0])] if len(ids) == 1 else []
+    chosen = chosen_pairs(ids, pairs) + ([(ids[0], ids[0])] if len(ids) == 1 else [])
     return [Measurement(f"{config_id}-{run.seed}") for run in by_seed] + [
         Measurement(*pair) for pair in chosen
     ]

@@ -166,7 +166,7 @@ class ZooSpec:
     Attributes:
         name: Name of the zoo.
         grids: Its grids.
-        pairs: Which runs of a configuration are paired for twin metrics: "ring" or "all".
+        pairs: Which runs of a configuration are paired for twin metrics: "ring", "all" or a number of pairs.
         metric_recipe: Recipe of the landscape metrics.
         metrics: Names of those that a build measures; none stands for all that are registered.
         text: The TOML it was read from.
@@ -174,7 +174,7 @@ class ZooSpec:
 
     name: str
     grids: tuple[Grid, ...]
-    pairs: str
+    pairs: str | int
     metric_recipe: str
     metrics: tuple[str, ...]
     text: str
@@ -300,19 +300,20 @@ def _parse(document: dict[str, Any], text: str) -> ZooSpec:
     _refuse_unknown("measure.", measure, ("pairs", "recipe", "metrics"))
     parsed = tuple(_grid(f"grids[{i}]", settings, grid) for i, grid in enumerate(grids))
     recipe = measure.get("recipe", parsed[0].values.get("recipe", ("default",))[0])
-    for key, value, words in (
-        ("recipe", recipe, sorted(RECIPES)),
-        ("pairs", measure.get("pairs", "ring"), PAIRS),
-    ):
-        if value not in words:
-            raise SpecError(f"measure.{key}: {value!r} is not allowed; one of {', '.join(words)}")
+    if recipe not in METRIC_RECIPES:
+        raise SpecError(f"measure.recipe: {recipe!r} is not allowed; one of {', '.join(METRIC_RECIPES)}")
+    pairs = measure.get("pairs", "ring")
+    if pairs not in PAIRS and not (type(pairs) is int and pairs >= 1):
+        raise SpecError(
+            f"measure.pairs: {pairs!r} is not allowed; one of {', '.join(PAIRS)}, or a number from 1"
+        )
     metrics = measure.get("metrics", ["all"])
     if not isinstance(metrics, list) or not metrics or not all(isinstance(name, str) for name in metrics):
         raise SpecError(
             f"measure.metrics: {metrics!r} is not allowed; a list of names, or leave it out for all"
         )
     names = () if metrics == ["all"] else tuple(metrics)
-    return ZooSpec(name, parsed, measure.get("pairs", "ring"), recipe, names, text)
+    return ZooSpec(name, parsed, pairs, recipe, names, text)
 
 
 def _refuse_unknown(where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:

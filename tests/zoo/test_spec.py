@@ -141,6 +141,16 @@ def test_shipped_specs_expand(name, runs):
             'seeds = 3\n[measure]\npairs = "none"',
             r"measure\.pairs: 'none' is not allowed; one of ring, all",
         ),
+        (
+            "seeds = 3",
+            "seeds = 3\n[measure]\npairs = 0",
+            r"measure\.pairs: 0 is not allowed; .* or a number from 1",
+        ),
+        (
+            "seeds = 3",
+            'seeds = 3\n[measure]\nmetrics = "cka"',
+            r"measure\.metrics: 'cka' is not allowed; a list of names",
+        ),
         ("seeds = 3", "seeds = 3\nmeasure = 3", r"measure: unknown key"),
         ("[[grids]]", "[[grids", r"not valid TOML"),
     ],

@@ -77,7 +77,9 @@ def jensen_shannon(first: Tensor, second: Tensor) -> float:
         raise ValueError(f"outputs for {len(first)} and {len(second)} images; give those for the same images")
     logs = torch.stack([first, second]).double().log_softmax(2)
     mixture = logs.logsumexp(0) - math.log(2)
-    both = (logs.exp() * (logs - mixture)).sum(0)  # first of the two models: sums of two do not depend on order
+    both = (logs.exp() * (logs - mixture)).sum(
+        0
+    )  # first of the two models: sums of two do not depend on order
     return max(0.0, both.sum(1).mean().item() / 2)
 
 
