@@ -50,6 +50,7 @@ def train(
     Returns:
         How many runs ended in which status.
     """
+    _plain_float32()
     results = train_stack(stack, dataset, engine, device)
     kept = {r.run: r.weights for r in results if r.weights is not None}
     name = digest = None
@@ -94,6 +95,7 @@ def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu"
     Returns:
         How many were made.
     """
+    _plain_float32()
     config = job.config
     data = _on(device, select(dataset, config))
     recipe = METRIC_RECIPES[job.recipe].for_data_fraction(config.data_amount / len(dataset.train_labels))
@@ -146,6 +148,12 @@ def _step(config: TrainConfig, run: TrainedRun) -> int:
     if config.recipe == "paper" and run.checkpoint_epoch is not None:
         return run.checkpoint_epoch * config.steps_per_epoch
     return run.steps
+
+
+def _plain_float32() -> None:
+    """Let float32 mean float32 on a GPU: its convolutions would otherwise round to 10 bits (TF32)."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _on(device: str, data: RunData) -> RunData:
