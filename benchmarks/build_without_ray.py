@@ -1,4 +1,4 @@
-"""Build a zoo on one machine without Ray, over forked processes, and measure it by several recipes.
+"""Build a zoo on one machine without Ray, over processes, and measure it by several recipes.
 
     python benchmarks/build_without_ray.py paper-small --out DIR --data-dir DATA --processes 10 --device cuda
 
@@ -22,19 +22,19 @@ import torch
 
 from cluster import driver
 from cluster.executors import Outcome
-from zoo.landscape.recipes import RECIPES
+from zoo.landscape.recipes import RECIPES, MetricRecipe
 from zoo.spec import parse_spec, read_spec
 
 _SHARED: list[Any] = []
-"""Values that forked processes find where they were."""
+"""Values that each process holds once, found by their place."""
 
 
 class Place(int):
     """Where a shared value stands."""
 
 
-class ForkExecutor:
-    """Runs jobs in processes that are forked when work begins."""
+class ProcessExecutor:
+    """Runs jobs in new processes, that all know what was shared and the recipes as they are here."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
@@ -46,14 +46,21 @@ class ForkExecutor:
 
     def run(self, function: Callable[..., Any], jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
         """Yield an outcome for each job, in the order of completion."""
-        tasks = ((function, job, shared) for job in jobs)
-        with multiprocessing.get_context("fork").Pool(self._processes) as pool:
-            yield from pool.imap_unordered(_call, tasks)
+        tasks = [(function, job, shared) for job in jobs]
+        if tasks:
+            known = (_SHARED, RECIPES)
+            with multiprocessing.get_context("spawn").Pool(self._processes, _begin, known) as pool:
+                yield from pool.imap_unordered(_call, tasks)
+
+
+def _begin(shared: list[Any], recipes: dict[str, MetricRecipe]) -> None:
+    torch.set_num_threads(1)
+    _SHARED.extend(shared)
+    RECIPES.update(recipes)
 
 
 def _call(task: tuple[Callable[..., Any], Any, tuple[Any, ...]]) -> Outcome:
     function, job, shared = task
-    torch.set_num_threads(1)
     values = [_SHARED[value] if isinstance(value, Place) else value for value in shared]
     try:
         return Outcome(job, function(job, *values))
@@ -82,7 +89,7 @@ def main() -> None:
     for line in options.set:
         text = re.sub(rf"(?m)^{line.split()[0]} = .*\n", "", text)
     text = text.replace("[settings]\n", "\n".join(["[settings]", *options.set, ""]))
-    executor = ForkExecutor(options.processes)
+    executor = ProcessExecutor(options.processes)
     shared = {"data_dir": options.data_dir, "device": options.device}
     print(driver.build(parse_spec(text), options.out, executor, stack_size=1, **shared))
     for recipe in options.recipes:

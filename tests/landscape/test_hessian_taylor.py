@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.landscape import hessian
 from zoo.landscape.hessian import HessianOperator
 from zoo.models import ARCHITECTURES, ImageShape, build_model
 
@@ -171,7 +172,7 @@ def test_chunks_of_images_make_no_difference(monkeypatch) -> None:
     directions = torch.randn(3, operator.size, dtype=torch.float64)
     whole = operator.forms(directions).values
     monkeypatch.setattr("zoo.landscape.hessian.SMALLEST_CHUNK", 1)
-    monkeypatch.setattr("zoo.landscape.hessian.CHUNK", 4 * 72 * 3)
+    monkeypatch.setitem(hessian.CHUNK, "cpu", 4 * 72 * 3)
     torch.testing.assert_close(operator.forms(directions).values, whole)
 
 

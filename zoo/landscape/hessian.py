@@ -26,8 +26,9 @@ PRODUCT_PASSES = 6
 FORM_PASSES = 4
 """Cost an image of a form $z^\\top H z$ by Taylor series, in forward passes: $W x'$, $Z x$, $W x''$ and $Z x'$."""
 
-CHUNK = 2**18
-"""Image values times directions of one Taylor pass: what the caches of a core hold of a small network."""
+CHUNK = {"cpu": 2**18, "cuda": 2**24}
+"""Image values times directions of one Taylor pass: what the caches of a core hold of a small network; on a GPU as
+many as keep it busy."""
 
 SMALLEST_CHUNK = 8
 """Images of one Taylor pass, at least."""
@@ -35,7 +36,7 @@ SMALLEST_CHUNK = 8
 GROUPS = 16
 """Groups of images that forms are given for where those of each image cannot be had."""
 
-DIRECTIONS = 16
+DIRECTIONS = {"cpu": 16, "cuda": 64}
 """Directions at once, at most; fewer where they would not fit in `DIRECTION_ENTRIES`."""
 
 DIRECTION_ENTRIES = 2**26
@@ -143,11 +144,12 @@ class HessianOperator:
     @property
     def at_once(self) -> int:
         """Directions that `forms` is best given at once."""
-        return max(1, min(DIRECTIONS, DIRECTION_ENTRIES // self.size))
+        return max(1, min(DIRECTIONS.get(self.device.type, DIRECTIONS["cpu"]), DIRECTION_ENTRIES // self.size))
 
     def _taylor_forms(self, directions: Tensor) -> Tensor:
         values = self._data[0][0].numel() * len(directions)
-        parts = zip(*(part.split(max(SMALLEST_CHUNK, CHUNK // values)) for part in self._data), strict=True)
+        images = max(SMALLEST_CHUNK, CHUNK.get(self.device.type, CHUNK["cpu"]) // values)
+        parts = zip(*(part.split(images) for part in self._data), strict=True)
         forms = [
             second_derivatives(self._model, self._parameters, images, labels, directions, self._loss)
             for images, labels in parts
