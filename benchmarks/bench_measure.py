@@ -2,8 +2,8 @@
 
     python benchmarks/bench_measure.py [--spec fashion] [--width 8] [--recipe default]    # three minutes
 
-Trains two runs of each configuration of that width without label noise, measures the first and the pair, one
-thread. A line a metric: seconds a run, as a share of training, and sample passes likewise; then the sum. A pair
+Trains four runs of each configuration of that width without label noise, measures the first and the ring of pairs,
+one thread. A line a metric: seconds a run, as a share of training, and sample passes likewise; then the sum. A pair
 counts once a run, as a ring has as many pairs as runs. Training counts three passes an image and step.
 """
 
@@ -19,13 +19,17 @@ from torch import nn
 
 from zoo.config import Run, TrainConfig
 from zoo.datasets import Dataset, select
+from zoo.landscape.connectivity import Pair
 from zoo.landscape.hessian import GRADIENT_PASSES
-from zoo.landscape.measure import RECIPES, measure_pair, measure_run
+from zoo.landscape.measure import RECIPES, measure_pairs, measure_run
 from zoo.models import image_shape, initial_model
 from zoo.plan import make_plan
 from zoo.spec import read_spec
 from zoo.stacks import Stack
 from zoo.training import train_stack
+
+RUNS = 4
+"""Of a configuration."""
 
 
 class Cost(NamedTuple):
@@ -40,10 +44,10 @@ class Cost(NamedTuple):
 
 
 def trained(config: TrainConfig, dataset: Dataset) -> tuple[list[nn.Module], float]:
-    """Two models, and the seconds that one took."""
+    """Some models, and the seconds that one took."""
     began = time.perf_counter()
-    results = train_stack(Stack((Run(config, 0), Run(config, 1))), dataset)
-    seconds = (time.perf_counter() - began) / 2
+    results = train_stack(Stack(tuple(Run(config, seed) for seed in range(RUNS))), dataset)
+    seconds = (time.perf_counter() - began) / RUNS
     models = []
     for result in results:
         if result.weights is None:
@@ -72,7 +76,8 @@ def main(spec: str, width: int, recipe_name: str) -> None:
         data = select(dataset, config)
         untrained = initial_model(config.architecture, width, image_shape(dataset, config), 7)
         rows = measure_run(models[0], data, recipe, ("bench",))
-        rows += measure_pair(models[0], models[1], data, recipe, ("bench", "pair"), untrained)
+        ring = [Pair(models[k - 1], models[k], untrained) for k in range(RUNS)]
+        rows += measure_pairs(ring, data, recipe, [("bench", str(k)) for k in range(RUNS)])[0]
         seen = set()
         for row in rows:
             if row["seconds"] not in seen:  # rows of one computation carry its whole time each

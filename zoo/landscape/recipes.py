@@ -24,11 +24,11 @@ class TraceRecipe:
         probes: Most probes.
     """
 
-    images: int = 512
+    images: int = 384
     drawn: bool = False
     pilot: int | None = 16
     tolerance: float = 0.05
-    probes: int = 128
+    probes: int = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class EigenvalueRecipe:
     drawn: bool = False
     count: int = 5
     lanczos: bool = True
-    tolerance: float = 1e-2
+    tolerance: float = 3e-2
     products: int = 100
 
 
@@ -65,8 +65,8 @@ class DensityRecipe:
 
     images: int = 256
     drawn: bool = False
-    probes: int = 6
-    steps: int = 20
+    probes: int = 3
+    steps: int = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class SimilarityRecipe:
 
 
 POLYGON = CurveRecipe(sample_passes=2_000, evaluation_images=512, form="polygon")
-LINE = CurveRecipe(evaluation_images=512, form="line")
+LINE = CurveRecipe(evaluation_images=256, form="line")
 
 
 @dataclass(frozen=True, slots=True)
