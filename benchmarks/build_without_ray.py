@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--set", nargs="*", default=[], help="lines of TOML for [settings]")
     parser.add_argument("--recipes", nargs="*", default=[], help="to measure by, beside the spec's")
+    parser.add_argument("--metrics", nargs="*", default=[], help="of those recipes; all if not given")
     parser.add_argument("--curve-epochs", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -93,7 +94,8 @@ def main() -> None:
     shared = {"data_dir": options.data_dir, "device": options.device}
     print(driver.build(parse_spec(text), options.out, executor, stack_size=1, **shared))
     for recipe in options.recipes:
-        print(recipe, driver.measure_again(options.out, executor, recipe=recipe, **shared), flush=True)
+        again = driver.measure_again(options.out, executor, metrics=options.metrics, recipe=recipe, **shared)
+        print(recipe, again, flush=True)
 
 
 if __name__ == "__main__":

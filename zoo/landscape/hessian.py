@@ -144,7 +144,9 @@ class HessianOperator:
     @property
     def at_once(self) -> int:
         """Directions that `forms` is best given at once."""
-        return max(1, min(DIRECTIONS.get(self.device.type, DIRECTIONS["cpu"]), DIRECTION_ENTRIES // self.size))
+        return max(
+            1, min(DIRECTIONS.get(self.device.type, DIRECTIONS["cpu"]), DIRECTION_ENTRIES // self.size)
+        )
 
     def _taylor_forms(self, directions: Tensor) -> Tensor:
         values = self._data[0][0].numel() * len(directions)
