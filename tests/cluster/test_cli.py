@@ -205,14 +205,27 @@ def test_predictions_made_elsewhere_are_scored(few, tmp_path, capsys):
     assert "answers ['depth'] to the task width; its answers are ['width', 'batch']" in err
 
 
-def test_a_scikit_learn_classifier_competes_by_its_name(folder, tmp_path, capsys):
+def test_diagnosers_of_ones_own_compete(folder, tmp_path, capsys):
+    """One that a module registers, and a scikit-learn classifier by its name."""
+    (tmp_path / "mymethod.py").write_text(
+        "from sklearn.dummy import DummyClassifier\n"
+        "from diagnose import Diagnoser, register\n\n"
+        "register(Diagnoser('mymethod', 'validation', lambda task, seed: DummyClassifier(strategy='uniform')))\n"
+    )
     neighbours = "sklearn.neighbors:KNeighborsClassifier@landscape"
-    command = ("benchmark", folder / "one", "--out", tmp_path, *FEW)
-    done = mdzoo(*command, "--diagnoser", neighbours, "--json")
+    command = ("benchmark", folder / "one", "--out", tmp_path)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("mdzoo"), *command, "--import", "mymethod", "--only", "mymethod"]
+        + ["--diagnoser", neighbours, "--draws", "2", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     board = pd.DataFrame(json.loads(done.stdout)["leaderboard"])
-    assert set(board["diagnoser"]) == {neighbours, "majority", "md_tree", "validation_tree"}
+    assert set(board["diagnoser"]) == {neighbours, "mymethod"}
     assert set(board.query(f"diagnoser == '{neighbours}'")["features"]) == {"landscape"}
+    assert (set(board["zoo"]), set(board["draws"])) == ({"one"}, {2})
     code, _, err = here(capsys, *command, "--diagnoser", "sklearn.neighbors:Nobody")
     assert code == 1
     assert "has no 'Nobody'" in err
@@ -225,22 +238,6 @@ def test_benchmark_refuses_zoos_that_it_cannot_tell_apart(folder, tmp_path, caps
     code, _, err = here(capsys, "benchmark", folder / "one", folder / "one", "--out", tmp_path)
     assert code == 1
     assert "several of the zoos are named ['one']" in err
-
-
-def test_a_diagnoser_of_ones_own_competes(folder, tmp_path):
-    (tmp_path / "mymethod.py").write_text(
-        "from sklearn.dummy import DummyClassifier\n"
-        "from diagnose import Diagnoser, register\n\n"
-        "register(Diagnoser('mymethod', 'validation', lambda task, seed: DummyClassifier(strategy='uniform')))\n"
-    )
-    command = [Path(sys.executable).with_name("mdzoo"), "benchmark", folder / "one", "--out", tmp_path]
-    options = ["--import", "mymethod", "--only", "mymethod", "--draws", "2", "--json"]
-    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    board = pd.DataFrame(json.loads(done.stdout)["leaderboard"])
-    assert set(board["zoo"]) == {"one"}
-    assert set(board["diagnoser"]) == {"mymethod"}
-    assert set(board["draws"]) == {2}
 
 
 def test_the_published_experiment_is_one_command(shared_data, tmp_path, capsys):

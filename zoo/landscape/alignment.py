@@ -7,7 +7,6 @@ from collections import defaultdict
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -174,6 +173,8 @@ def _match(
     orders: dict[int, Tensor],
 ) -> bool:
     """Bring the units of one permutation in the best order, `moving` with it; whether any moved."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and few tasks match weights
+
     axes = [axis for axis in spec.axes[number] if axis.name in moving]
     size = len(orders[number])
     gain = torch.zeros(size, size, dtype=torch.float64)

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.special import stdtrit
-
 NOT_FINITE = "not_finite"
 """Reason of a metric without a value: weights, or what follows from them, are NaN or infinite."""
 
@@ -95,6 +93,8 @@ def student_interval(
     """
     if standard_error is None or degrees_of_freedom < 1:
         return None, None
+    from scipy.special import stdtrit  # slow to import: not before it is needed
+
     reach = float(stdtrit(degrees_of_freedom, (1 + confidence) / 2)) * standard_error
     return value - reach, value + reach
 
