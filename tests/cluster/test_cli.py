@@ -214,13 +214,9 @@ def test_diagnosers_of_ones_own_compete(folder, tmp_path, capsys):
     )
     neighbours = "sklearn.neighbors:KNeighborsClassifier@landscape"
     command = ("benchmark", folder / "one", "--out", tmp_path)
-    done = subprocess.run(
-        [Path(sys.executable).with_name("mdzoo"), *command, "--import", "mymethod", "--only", "mymethod"]
-        + ["--diagnoser", neighbours, "--draws", "2", "--json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    program = [Path(sys.executable).with_name("mdzoo"), *command, "--draws", "2", "--json"]
+    theirs = ["--import", "mymethod", "--only", "mymethod", "--diagnoser", neighbours]
+    done = subprocess.run([*program, *theirs], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     board = pd.DataFrame(json.loads(done.stdout)["leaderboard"])
     assert set(board["diagnoser"]) == {neighbours, "mymethod"}
