@@ -82,7 +82,6 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Train, measure and label the zoo of a spec. Run again to go on where it stopped."""
-    from cluster import driver
     from zoo.plan import estimate
     from zoo.spec import SpecError, read_spec
 
@@ -94,6 +93,8 @@ def build(
             return
         if out is None:
             raise typer.BadParameter("missing: give the folder of the zoo, or --dry-run", param_hint="--out")
+        from cluster import driver
+
         with _executor(address, workers, modules or [], device) as executor:
             summary = driver.build(
                 parsed,

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from cluster.executors import Executor
 from cluster.progress import Progress
-from diagnose.labels import label
 from zoo import fragments, stages, tables
 from zoo.config import Run, TrainConfig
 from zoo.fragments import FAILED, LOST, Measurement
@@ -129,6 +128,8 @@ def build(
             work, planned, spec.metric_recipe, wanted_functions(spec), retry_failed
         )
         clock.lap("measure")
+
+        from diagnose.labels import label  # with scikit-learn, which nothing before needs
 
         configs = tables.from_bytes("configs", store.read("configs.parquet"), "configs.parquet").to_pandas()
         _write(store, "labels", tables.from_frame("labels", label(configs, runs.to_pandas())))
