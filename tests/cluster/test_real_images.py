@@ -42,6 +42,8 @@ batch_size = 64
 data_amount = [200, 400]
 label_noise = [0.0, 0.1]
 seeds = 2
+[measure]
+metrics = ["hessian_trace", "hessian_top_eigenvalue", "mode_connectivity", "cka", "l2_distance"]
 """
 
 
