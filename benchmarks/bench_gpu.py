@@ -47,7 +47,8 @@ def median_seconds(work: Callable[[], object], times: int = 3) -> float:
 def traces(name: str, operator: HessianOperator) -> None:
     """Print the time of a probe."""
     blocks = {"CPU": (2**18, 16), "GPU": (hessian.CHUNK[DEVICE], hessian.DIRECTIONS[DEVICE])}
-    for kind, (hessian.CHUNK[DEVICE], hessian.DIRECTIONS[DEVICE]) in blocks.items():
+    for kind, (chunk, directions) in blocks.items():
+        hessian.CHUNK[DEVICE], hessian.DIRECTIONS[DEVICE] = chunk, directions
         seconds = median_seconds(lambda: probe_forms(operator, PROBES, torch.Generator().manual_seed(0)))
         print(f"{name}: trace, blocks of a {kind} {1e3 * seconds / PROBES:8.2f} ms a probe", flush=True)
     probes = rademacher(operator, 8, torch.Generator().manual_seed(0))

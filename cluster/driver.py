@@ -14,13 +14,13 @@ import pyarrow as pa
 from cluster.executors import Executor
 from cluster.progress import Progress
 from zoo import fragments, stages, tables
-from zoo.config import Run, TrainConfig
-from zoo.fragments import FAILED, LOST, Measurement
+from zoo.config import Run
+from zoo.fragments import FAILED, LOST
 from zoo.landscape.registry import functions_of
 from zoo.plan import (
     MeasureJob,
     Plan,
-    TrainedRun,
+    Planned,
     make_plan,
     measure_jobs,
     measurements_of,
@@ -195,7 +195,7 @@ def _check_data(zoo: Zoo, plan: Plan) -> None:
 
 def _measure_and_merge(
     work: Work,
-    planned: Sequence[tuple[TrainConfig, tuple[TrainedRun, ...], list[Measurement]]],
+    planned: Sequence[Planned],
     recipe: str,
     functions: frozenset[str],
     retry_failed: bool,
@@ -203,7 +203,7 @@ def _measure_and_merge(
     """Make what is missing, write the table `metrics`, and say what was made."""
     found = fragments.measured(work.store, recipe)
     measured = measure(work, list(measure_jobs(planned, found, recipe, functions, retry_failed)))
-    metrics = fragments.merge_metrics(work.store, {item for *_, items in planned for item in items})
+    metrics = fragments.merge_metrics(work.store, {item for own in planned for item in own.measurements})
     _write(work.store, "metrics", metrics)
     return measured, metrics
 

@@ -81,9 +81,11 @@ CHECKPOINT_METRICS = (
 VALIDATION_METRICS = ("confidence", "entropy", "overconfidence", "calibration_error", "margin_scaled")
 """Metrics that are features on validation images too, there as `validation_<metric>`."""
 
+SINGLE_METRICS = (*CHECKPOINT_METRICS, *(f"validation_{name}" for name in VALIDATION_METRICS))
+"""Features that are a metric of one checkpoint."""
+
 METRICS = (
-    *CHECKPOINT_METRICS,
-    *(f"validation_{name}" for name in VALIDATION_METRICS),
+    *SINGLE_METRICS,
     "mode_connectivity",
     "mode_connectivity_peak",
     "cka",
@@ -153,7 +155,7 @@ _LOGS = {source: name for name, source in LOGARITHMS.items()}
 _CHECKPOINT = (
     *_AMOUNTS,
     *_VALIDATION,
-    *(_LOGS.get(name, name) for name in METRICS[: METRICS.index("mode_connectivity")]),
+    *(_LOGS.get(name, name) for name in SINGLE_METRICS),
 )
 
 

@@ -82,8 +82,9 @@ def load_run(store: Store, name: str, index: int, run_id: str) -> nn.Module:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
+        first = str(error).split("\n")[1].strip()
         raise ValueError(
             f"{name} says that it holds {header['architecture']} of width {header['width']}, which its weights are "
-            f"not: {error}; register the architecture it was trained with, or delete it and build again"
+            f"not: {first}; register the architecture it was trained with, or delete it and build again"
         ) from error
     return model.eval()

@@ -174,7 +174,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
             "reason",
             _text,
             "",
-            "why value is null: see the reason codes in the README; or failed and the error",
+            "why value is null, a code of docs/metrics.md; or failed and the error",
         ),
         Column(
             "sample_passes",

@@ -41,7 +41,7 @@ def commit_runs(store: Store, rows: list[dict[str, Any]]) -> None:
 
 
 def commit_metrics(store: Store, rows: list[dict[str, Any]]) -> None:
-    """Commit rows of `metrics`; all rows of a measurement belong into one commit."""
+    """Commit rows of `metrics`; all rows of a registered function belong into one commit."""
     store.write_named_by_content(METRICS, tables.to_bytes(tables.to_table("metrics", rows)), ".parquet")
 
 

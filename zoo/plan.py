@@ -53,6 +53,14 @@ class TrainedRun(NamedTuple):
     checkpoint_sha256: str | None
 
 
+class Planned(NamedTuple):
+    """A configuration with its trained runs and all its measurements."""
+
+    config: TrainConfig
+    runs: tuple[TrainedRun, ...]
+    measurements: list[Measurement]
+
+
 class Due(NamedTuple):
     """A measurement, and the registered functions that are to make it, by their first names."""
 
@@ -207,7 +215,7 @@ def plan_measurements(runs: Iterable[TrainedRun], config_id: str, pairs: str | i
 
 def measurements_of(
     spec: ZooSpec, configurations: Iterable[TrainConfig], runs: pa.Table
-) -> Iterator[tuple[TrainConfig, tuple[TrainedRun, ...], list[Measurement]]]:
+) -> Iterator[Planned]:
     """Each configuration with its trained runs and all its measurements.
 
     Args:
@@ -220,11 +228,11 @@ def measurements_of(
         by_config[row.pop("config_id")].append(TrainedRun(**row))
     for config in configurations:
         own = tuple(by_config[config.config_id])
-        yield config, own, plan_measurements(own, config.config_id, spec.pairs)
+        yield Planned(config, own, plan_measurements(own, config.config_id, spec.pairs))
 
 
 def measure_jobs(
-    planned: Iterable[tuple[TrainConfig, tuple[TrainedRun, ...], list[Measurement]]],
+    planned: Iterable[Planned],
     found: Mapping[Measurement, Mapping[tuple[str, str | None], bool]],
     recipe: str,
     functions: Container[str],

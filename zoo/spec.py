@@ -307,13 +307,13 @@ def _parse(document: dict[str, Any], text: str) -> ZooSpec:
         raise SpecError(
             f"measure.pairs: {pairs!r} is not allowed; one of {', '.join(PAIRS)}, or a number from 1"
         )
-    metrics = measure.get("metrics", ["all"])
-    if not isinstance(metrics, list) or not metrics or not all(isinstance(name, str) for name in metrics):
+    metrics = measure.get("metrics")
+    named = isinstance(metrics, list) and metrics and all(isinstance(metric, str) for metric in metrics)
+    if metrics is not None and not named:
         raise SpecError(
             f"measure.metrics: {metrics!r} is not allowed; a list of names, or leave it out for all"
         )
-    names = () if metrics == ["all"] else tuple(metrics)
-    return ZooSpec(name, parsed, pairs, recipe, names, text)
+    return ZooSpec(name, parsed, pairs, recipe, tuple(metrics or ()), text)
 
 
 def _refuse_unknown(where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:

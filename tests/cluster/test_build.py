@@ -283,6 +283,18 @@ def test_a_zoo_is_measured_again_without_training(serial, tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in old.items() if path.suffix == ".safetensors")
 
 
+def test_a_zoo_is_measured_on_no_other_data(serial, tmp_path):
+    root = tmp_path / "zoo"
+    shutil.copytree(serial, root)
+    manifest = json.loads((root / "zoo.json").read_text())
+    manifest["spec"] = manifest["spec"].replace('"digits"', '"digits"\ntrain_limit = 500')
+    (root / "zoo.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        ValueError, match=r"was trained on data with fingerprints \['.*give the folder .* --data-dir"
+    ):
+        driver.measure_again(root, InProcessExecutor())
+
+
 @TWO_BUILDS
 def test_an_interrupted_measure_goes_on(serial, tmp_path):
     for name in ("whole", "halves"):

@@ -21,6 +21,7 @@ from zoo.landscape.connectivity import (
     learning_rate_factor,
     mode_connectivity,
     mode_connectivity_peak,
+    stacks,
     train_bends,
 )
 from zoo.landscape.evaluation import evaluate, recalibrate_batch_norm
@@ -228,12 +229,32 @@ def test_a_pair_has_the_same_path_alone_and_with_others(make_cnn, trained_pair, 
 def test_a_pair_that_diverges_disturbs_no_other(trained_pair, digits) -> None:
     broken = copy.deepcopy(trained_pair[1])
     with torch.no_grad():
-        broken[-1].weight.fill_(1e30)
-    pairs = [Pair(*trained_pair), Pair(trained_pair[0], broken)]
-    recipe = CurveRecipe(sample_passes=320)
-    whole, spoilt = errors_of_curves(pairs, digits.train, digits.validation, recipe, [stream(1), stream(2)])
-    assert whole == curve_errors(*trained_pair, digits.train, digits.validation, recipe, stream(1))
-    assert math.isnan(spoilt.train[2])
+        broken[-1].weight.fill_(3e38)
+    recipe, streams = CurveRecipe(sample_passes=320), [stream(2), stream(1)]
+    for spoilt in (Pair(trained_pair[0], broken), Pair(broken, trained_pair[0])):
+        pairs = [spoilt, Pair(*trained_pair)]
+        none, whole = errors_of_curves(pairs, digits.train, digits.validation, recipe, streams)
+        assert whole == curve_errors(*trained_pair, digits.train, digits.validation, recipe, stream(1))
+        assert math.isnan(none.train[2])
+
+
+def test_many_or_large_models_take_several_stacks(trained_pair, digits, monkeypatch) -> None:
+    model, images = trained_pair[0], digits.train.images[:4]
+    size = len(flat_weights(model))
+    for most, found in (
+        (9, [[0, 1, 2, 3, 4]]),
+        (2, [[0, 1], [2, 3], [4, 4]]),
+        (1, [[0], [1], [2], [3], [4]]),
+    ):
+        monkeypatch.setattr("zoo.landscape.connectivity.STACK_ENTRIES", most * size)
+        assert list(stacks(model, 5, images)) == found
+    pairs, recipe = [Pair(*trained_pair)] * 3, CurveRecipe(sample_passes=320)
+
+    def paths(most: int) -> list[PathErrors]:
+        monkeypatch.setattr("zoo.landscape.connectivity.STACK_ENTRIES", most * size)
+        return errors_of_curves(pairs, digits.train, digits.validation, recipe, [stream(n) for n in range(3)])
+
+    assert paths(2) == paths(3)
 
 
 class Crossed(nn.Module):

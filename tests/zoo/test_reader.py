@@ -102,6 +102,15 @@ def test_weights_come_back_to_the_bit(tmp_path):
         assert all(torch.equal(value, back[key]) for key, value in model.state_dict().items())
 
 
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    shape, store = ImageShape(3, 8, 5), Store(tmp_path)
+    run = Run(TrainConfig("d", "f", "mlp", width=4, batch_size=2, data_amount=2, sample_passes=2), 0)
+    data = checkpoints.pack([run], [initial_model("mlp", 2, shape, 0).state_dict()], shape)
+    name = store.write_named_by_content("c", data, ".safetensors")
+    with pytest.raises(ValueError, match=r"holds mlp of width 4, which its weights are not: .*size mismatch"):
+        checkpoints.load_run(store, name, 0, run.run_id)
+
+
 def test_what_is_no_zoo(trained, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"holds no zoo \(zoo\.json is missing\); make one with `mdzoo build SPEC"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.landscape.evaluation import recalibrate_batch_norm, subset
 from zoo.landscape.stacked import StackedModel, can_be_stacked
-from zoo.landscape.weights import flat_pair
+from zoo.landscape.weights import flat_pair, flat_weights
 
 if TYPE_CHECKING:
     from zoo.datasets import Split
@@ -25,6 +25,9 @@ TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 IMAGES_AT_ONCE = 2_000
 """Images that the models of a stack see in one evaluation pass, at most, counted for each."""
+
+STACK_ENTRIES = 2**22
+"""Weights in all models of a stack, at most: wider models gain nothing from it, and take memory."""
 
 SAMPLE = 4
 """Images on which it is tried whether models can stand side by side."""
@@ -145,7 +148,7 @@ def errors_of_curves(
     device = points[0].device
     train, validation = _on_device(train, device), _on_device(validation, device)
     found: list[PathErrors] = []
-    for lanes in stacks(pairs[0].first, len(pairs), train.images):
+    for lanes in stacks(pairs[0].first, len(pairs), train.images[:SAMPLE]):
         model = StackedModel(pairs[0].first, len(lanes))
         own = model.pack(torch.stack([points[lane] for lane in lanes], dim=1))
         streams = [_copy(generators[lane]) for lane in lanes]
@@ -155,15 +158,19 @@ def errors_of_curves(
 
 
 def stacks(model: nn.Module, count: int, images: Tensor) -> Iterator[list[int]]:
-    """How so many pairs share stacks: all in one, or each alone where layers cannot stand side by side.
+    """How so many pairs share stacks; each has its own where layers cannot stand side by side, or are large.
 
-    A grouped convolution rounds otherwise than a plain one, and alike for any number of groups from 2: so that a
-    pair has the same numbers alone and with others, one that is alone stands in its stack twice.
+    A grouped convolution rounds otherwise than a plain one, and alike for any number of groups from 2. So that a
+    pair has the same numbers alone and with others, one that is alone stands in its stack twice, and whether
+    pairs are stacked at all depends on their architecture only.
     """
-    if not can_be_stacked(model, images[:SAMPLE]):
+    most = STACK_ENTRIES // len(flat_weights(model))
+    if most < 2 or not can_be_stacked(model, images):
         yield from ([lane] for lane in range(count))
-    else:
-        yield list(range(count)) if count > 1 else [0, 0]
+        return
+    for first in range(0, count, most):
+        lanes = list(range(first, min(first + most, count)))
+        yield lanes if len(lanes) > 1 else lanes * 2
 
 
 def coefficients(form: Form, t: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from zoo.landscape.evaluation import evaluation_mode
 from zoo.landscape.weights import flat_weights, trainable
 
 SAME = 1e-3
@@ -109,15 +110,23 @@ def side_by_side(models: Sequence[nn.Module]) -> nn.Module:
 def can_be_stacked(model: nn.Module, images: Tensor) -> bool:
     """Whether copies of a model side by side answer as the model does.
 
+    They are tried in eval mode with weights drawn for it, so that the answer is the architecture's.
+
     Args:
-        model: Any, left as it was; it is tried in eval mode.
+        model: Any, left as it was.
         images: A few, [B, C, H, W].
     """
-    with evaluation_mode(model):
-        both = torch.stack([images, images.flip(0)])
-        wanted = torch.stack([model(own) for own in both])
-        try:
-            found = StackedModel(model, 2)(both)
-        except (RuntimeError, ValueError, TypeError, AttributeError):
-            return False
+    trial, stream = copy.deepcopy(model).eval(), torch.Generator().manual_seed(0)
+    for module in trial.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
+    for parameter in trial.parameters():
+        inputs = parameter[0].numel() if parameter.dim() else 1
+        parameter.copy_(torch.randn(parameter.shape, generator=stream) / math.sqrt(inputs))
+    both = torch.stack([images, images.flip(0)])
+    wanted = torch.stack([trial(own) for own in both])
+    try:
+        found = StackedModel(trial, 2)(both)
+    except (RuntimeError, ValueError, TypeError, AttributeError):
+        return False
     return found.shape == wanted.shape and bool((found - wanted).abs().max() <= SAME * wanted.abs().max())
