@@ -77,7 +77,7 @@ def main(spec: str, width: int, recipe_name: str) -> None:
         untrained = initial_model(config.architecture, width, image_shape(dataset, config), 7)
         rows = measure_run(models[0], data, recipe, ("bench",))
         ring = [Pair(models[k - 1], models[k], untrained) for k in range(RUNS)]
-        rows += measure_pairs(ring, data, recipe, [("bench", str(k)) for k in range(RUNS)])[0]
+        rows += measure_pairs(ring, [data] * RUNS, recipe, [("bench", str(k)) for k in range(RUNS)])[0]
         seen = set()
         for row in rows:
             if row["seconds"] not in seen:  # rows of one computation carry its whole time each

@@ -250,15 +250,16 @@ def measure(work: Work, jobs: Sequence[MeasureJob]) -> Counter[str]:
     """
 
     def own(fingerprint: str) -> Iterator[MeasureJob]:
-        return (job for job in jobs if job.config.data_fingerprint == fingerprint)
+        return (job for job in jobs if job.data_fingerprint == fingerprint)
 
     told: set[str] = set()
 
     def fail(job: MeasureJob, error: str) -> int:
-        _tell_once(told, f"measuring configuration {job.config.config_id} failed", error)
-        return len(job.measurements)
+        ids = ", ".join(part.config.config_id for part in job.parts)
+        _tell_once(told, f"measuring configurations {ids} failed", error)
+        return job.size
 
-    with Progress("measure", sum(len(job.measurements) for job in jobs), "measurements") as progress:
+    with Progress("measure", sum(job.size for job in jobs), "measurements") as progress:
         return _dispatch(work, progress, stages.measure, own, (work.device,), fail)
 
 

@@ -9,7 +9,8 @@ noise belongs to the data set, and the official test set is split into a half th
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -160,16 +161,43 @@ def select(dataset: Dataset, config: TrainConfig) -> RunData:
         raise ValueError(f"data_amount {config.data_amount} must be between 1 and {available}, all there are")
     size = _checked_size(config.image_size, dataset.train_images.shape[-1], dataset.name)
     paper = config.recipe == "paper"
-    rows = np.arange(config.data_amount) if paper else subset_rows(dataset, config.data_amount)
-    noise = paper_noisy_labels if paper else noisy_labels
-    train = noise(dataset, config.label_noise, config.noise_seed)
     halves = [np.arange(len(dataset.test_labels))] * 2 if paper else halve_test_set(dataset)
     validation, test = (
         _split(dataset, dataset.test_images, dataset.test_labels, half, size) for half in halves
     )
-    return RunData(
-        _split(dataset, dataset.train_images, train, rows, size), validation, test, dataset.classes
-    )
+    labels, rows = _train_labels(dataset, config), _train_rows(dataset, config)
+    train = _split(dataset, dataset.train_images, labels, rows, size)
+    return RunData(train, validation, test, dataset.classes)
+
+
+def select_alike(dataset: Dataset, configs: Sequence[TrainConfig]) -> list[RunData]:
+    """`select` for configurations that differ in the noise of their labels only; images are held once.
+
+    Args:
+        dataset: The data set that they name.
+        configs: At least one.
+    """
+    import torch
+
+    shared = select(dataset, configs[0])
+    rows = _train_rows(dataset, configs[0])
+    labels = {
+        noise: torch.from_numpy(_train_labels(dataset, config)[rows])
+        for noise, config in {(c.label_noise, c.noise_seed): c for c in configs}.items()
+    }
+    own = {noise: replace(shared, train=Split(shared.train.images, noisy)) for noise, noisy in labels.items()}
+    return [own[c.label_noise, c.noise_seed] for c in configs]
+
+
+def _train_rows(dataset: Dataset, config: TrainConfig) -> NDArray[np.int64]:
+    if config.recipe == "paper":
+        return np.arange(config.data_amount)
+    return subset_rows(dataset, config.data_amount)
+
+
+def _train_labels(dataset: Dataset, config: TrainConfig) -> NDArray[np.int64]:
+    noise = paper_noisy_labels if config.recipe == "paper" else noisy_labels
+    return noise(dataset, config.label_noise, config.noise_seed)
 
 
 def subset_rows(dataset: Dataset, amount: int) -> NDArray[np.int64]:

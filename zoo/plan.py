@@ -22,7 +22,7 @@ from zoo.landscape.registry import Metric, functions_of
 from zoo.models import ImageShape, count_parameters, image_shape
 from zoo.reader import MANIFEST, MERGED
 from zoo.spec import SpecError, ZooSpec
-from zoo.stacks import STACK_SIZE, cut_stacks
+from zoo.stacks import STACK_SIZE, cut_stacks, stack_key
 from zoo.storage import Store
 
 BYTES_A_CONFIGURATION, BYTES_A_STACK, BYTES_A_RUN = 11_000, 20_000, 600
@@ -68,13 +68,29 @@ class Due(NamedTuple):
     metrics: tuple[str, ...]
 
 
-class MeasureJob(NamedTuple):
+class MeasurePart(NamedTuple):
     """The measurements of one configuration that a task is to make."""
 
     config: TrainConfig
     runs: tuple[TrainedRun, ...]
     measurements: tuple[Due, ...]
+
+
+class MeasureJob(NamedTuple):
+    """What a task is to measure: configurations whose runs could train in one stack, so that their curves do."""
+
+    parts: tuple[MeasurePart, ...]
     recipe: str
+
+    @property
+    def data_fingerprint(self) -> str:
+        """The data set of all its configurations."""
+        return self.parts[0].config.data_fingerprint
+
+    @property
+    def size(self) -> int:
+        """Number of its measurements."""
+        return sum(len(part.measurements) for part in self.parts)
 
 
 def make_plan(spec: ZooSpec, data_dir: Path | None = None) -> Plan:
@@ -238,7 +254,7 @@ def measure_jobs(
     functions: Container[str],
     retry_failed: bool = False,
 ) -> Iterator[MeasureJob]:
-    """A job for each configuration with rows that are not committed.
+    """Jobs for the configurations with rows that are not committed, each of as many runs as a stack may have.
 
     Args:
         planned: From `measurements_of`.
@@ -247,10 +263,26 @@ def measure_jobs(
         functions: Which functions' rows are wanted, by first name.
         retry_failed: Whether a metric that failed counts as missing.
     """
+    alike: dict[tuple[str | int, ...], list[MeasurePart]] = defaultdict(list)
     for config, runs, items in planned:
         due = [Due(item, _missing(item, found.get(item, {}), functions, retry_failed)) for item in items]
         if missing := tuple(one for one in due if one.metrics):
-            yield MeasureJob(config, runs, missing, recipe)
+            alike[stack_key(config)].append(MeasurePart(config, runs, missing))
+    for parts in alike.values():
+        for job in _filled(parts):
+            yield MeasureJob(tuple(job), recipe)
+
+
+def _filled(parts: Iterable[MeasurePart]) -> Iterator[list[MeasurePart]]:
+    """Parts in groups of at most `STACK_SIZE` runs, or of one part."""
+    group: list[MeasurePart] = []
+    for part in parts:
+        if group and sum(len(own.runs) for own in [*group, part]) > STACK_SIZE:
+            yield group
+            group = []
+        group.append(part)
+    if group:
+        yield group
 
 
 def _missing(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from zoo.config import Run
+from zoo.config import Run, TrainConfig
 
 STACK_SIZE = 16
 """Runs a stack: 16 models fill a vector register, and keep a task between a second and a few minutes."""
@@ -28,9 +28,9 @@ class Stack:
         return [run.run_id for run in self.runs]
 
 
-def stack_key(run: Run) -> tuple[str | int, ...]:
+def stack_key(config: TrainConfig) -> tuple[str | int, ...]:
     """What runs of one stack have in common: data, shapes and number of steps."""
-    c = run.config
+    c = config
     return (
         *(c.dataset, c.data_fingerprint, c.image_size or 0, c.architecture, c.precision),
         *(c.recipe, c.recipe_version, c.width, c.batch_size, c.data_amount, c.sample_passes),
@@ -52,9 +52,9 @@ def cut_stacks(runs: Iterable[Run], size: int = STACK_SIZE) -> Iterator[Stack]:
 
     def order(run: Run) -> tuple[object, ...]:
         # Runs of a configuration stay together: their checkpoints are then in one file.
-        return (-run.config.steps, -run.config.width, stack_key(run), run.config.config_id, run.seed)
+        return (-run.config.steps, -run.config.width, stack_key(run.config), run.config.config_id, run.seed)
 
-    for _, group in groupby(sorted(runs, key=order), key=stack_key):
+    for _, group in groupby(sorted(runs, key=order), key=lambda run: stack_key(run.config)):
         alike = list(group)
         for start in range(0, len(alike), size):
             yield Stack(tuple(alike[start : start + size]))

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo import checkpoints, fragments
 from zoo.config import Run, TrainConfig, seed_of
-from zoo.datasets import Dataset, RunData, Split, select
+from zoo.datasets import Dataset, RunData, Split, select_alike
 from zoo.fragments import Measurement
 from zoo.landscape.connectivity import Pair
 from zoo.landscape.measure import RECIPES as METRIC_RECIPES
@@ -96,11 +96,60 @@ def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu"
         How many were made.
     """
     _plain_float32()
-    config = job.config
-    data = _on(device, select(dataset, config))
-    recipe = METRIC_RECIPES[job.recipe].for_data_fraction(config.data_amount / len(dataset.train_labels))
-    runs = {Run(config, run.seed).run_id: run for run in job.runs}
-    for name, digest in {(run.checkpoint, run.checkpoint_sha256) for run in job.runs}:
+    first = job.parts[0].config
+    fraction = first.data_amount / len(dataset.train_labels)
+    recipe = METRIC_RECIPES[job.recipe].for_data_fraction(fraction)
+    shape, made = image_shape(dataset, first), provenance(device)
+    committed: list[Row] = []
+    twins: dict[tuple[str, ...], list[_Twins]] = defaultdict(list)  # by the metrics that are to be made
+
+    def keep(config: TrainConfig, run: TrainedRun, item: Measurement, rows: list[Row]) -> None:
+        ids = {"config_id": config.config_id, "step": _step(config, run)} | item._asdict()
+        committed.extend(row | ids | made for row in rows)
+
+    data_of_parts = _on(device, select_alike(dataset, [part.config for part in job.parts]))
+    for part, data in zip(job.parts, data_of_parts, strict=True):
+        config = part.config
+        runs = {Run(config, run.seed).run_id: run for run in part.runs}
+        model = _models(store, runs, device)
+        for item, only in part.measurements:
+            run = runs[item.run_id]
+            if item.other_run_id is None and run.status != "done":
+                rows = rows_without_value(RUN_METRICS, recipe, run.status, only)
+            elif item.other_run_id is None:
+                rows = measure_run(model(item.run_id), data, recipe, (item.run_id,), only)
+            elif item.other_run_id == item.run_id:
+                rows = rows_without_value(PAIR_METRICS, recipe, "one_run", only)
+            else:
+                bend = seed_of("bend", item.run_id, item.other_run_id)
+                untrained = initial_model(config.architecture, config.width, shape, bend).to(device)
+                pair = Pair(model(item.run_id), model(item.other_run_id), untrained)
+                twins[only].append(_Twins(config, run, item, pair, data))
+                continue
+            keep(config, run, item, rows)
+    for only, found in twins.items():
+        keys = [(each.item.run_id, str(each.item.other_run_id)) for each in found]
+        pairs, data_of_pairs = [each.pair for each in found], [each.data for each in found]
+        measured = measure_pairs(pairs, data_of_pairs, recipe, keys, only)
+        for each, rows in zip(found, measured, strict=True):
+            keep(each.config, each.run, each.item, rows)
+    fragments.commit_metrics(store, committed)
+    return Counter(measurements=job.size)
+
+
+class _Twins(NamedTuple):
+    """Two runs of a configuration that are to be measured, and what of them goes into their rows."""
+
+    config: TrainConfig
+    run: TrainedRun
+    item: Measurement
+    pair: Pair
+    data: RunData
+
+
+def _models(store: Store, runs: Mapping[str, TrainedRun], device: str) -> Callable[[str], nn.Module]:
+    """Loads a configuration's runs by their ids, each once, from files that are as they were written."""
+    for name, digest in {(run.checkpoint, run.checkpoint_sha256) for run in runs.values()}:
         if name is not None and digest is not None:
             checkpoints.verify(store, name, digest)
 
@@ -111,36 +160,7 @@ def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu"
         assert run.checkpoint_index is not None
         return checkpoints.load_run(store, run.checkpoint, run.checkpoint_index, run_id).to(device)
 
-    def untrained(key: tuple[str, ...]) -> nn.Module:
-        shape = image_shape(dataset, config)
-        return initial_model(config.architecture, config.width, shape, seed_of("bend", *key)).to(device)
-
-    def rows_of_run(item: Measurement, only: tuple[str, ...]) -> list[Row]:
-        if item.other_run_id == item.run_id:
-            return rows_without_value(PAIR_METRICS, recipe, "one_run", only)
-        if runs[item.run_id].status != "done":
-            return rows_without_value(RUN_METRICS, recipe, runs[item.run_id].status, only)
-        return measure_run(model(item.run_id), data, recipe, (item.run_id,), only)
-
-    def rows() -> Iterator[tuple[Measurement, list[Row]]]:
-        pairs: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
-        for item, only in job.measurements:
-            if item.other_run_id is None or item.other_run_id == item.run_id:
-                yield item, rows_of_run(item, only)
-            else:
-                pairs[only].append((item.run_id, item.other_run_id))
-        for only, keys in pairs.items():
-            models = [Pair(model(key[0]), model(key[1]), untrained(key)) for key in keys]
-            for key, measured in zip(keys, measure_pairs(models, data, recipe, keys, only), strict=True):
-                yield Measurement(*key), measured
-
-    made = provenance(device)
-    committed: list[Row] = []
-    for item, measured in rows():
-        ids = {"config_id": config.config_id, "step": _step(config, runs[item.run_id])} | item._asdict()
-        committed += [row | ids | made for row in measured]
-    fragments.commit_metrics(store, committed)
-    return Counter(measurements=len(job.measurements))
+    return model
 
 
 def _step(config: TrainConfig, run: TrainedRun) -> int:
@@ -156,8 +176,14 @@ def _plain_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _on(device: str, data: RunData) -> RunData:
-    def moved(split: Split) -> Split:
-        return Split(split.images.to(device), split.labels.to(device))
+def _on(device: str, data: list[RunData]) -> list[RunData]:
+    """The same on a device; what they share is moved once."""
 
-    return RunData(moved(data.train), moved(data.validation), moved(data.test), data.classes)
+    @cache
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device)
+
+    def split(own: Split) -> Split:
+        return Split(moved(own.images), moved(own.labels))
+
+    return [RunData(split(own.train), split(own.validation), split(own.test), own.classes) for own in data]

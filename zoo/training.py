@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from zoo.config import Run, TrainConfig, seed_of
-from zoo.datasets import Dataset, RunData, Split, select
+from zoo.datasets import Dataset, RunData, Split, select_alike
 from zoo.engines import Engine
 from zoo.engines.loop import LoopEngine
 from zoo.landscape.evaluation import evaluate
@@ -125,10 +125,7 @@ def train_stack(stack: Stack, dataset: Dataset, engine: str = "loop", device: st
         ValueError: If the data set is not the one that the configurations name.
     """
     began = time.perf_counter()
-    by_noise = {
-        _noise(run): select(dataset, run.config) for run in {_noise(r): r for r in stack.runs}.values()
-    }
-    data = [by_noise[_noise(run)] for run in stack.runs]
+    data = select_alike(dataset, [run.config for run in stack.runs])
     shape = image_shape(dataset, stack.runs[0].config)
     models = [initial_model(run.config.architecture, run.config.width, shape, run.seed) for run in stack.runs]
     trainer = ENGINES[engine](models, [d.train for d in data], [run.config for run in stack.runs], device)
@@ -138,11 +135,6 @@ def train_stack(stack: Stack, dataset: Dataset, engine: str = "loop", device: st
     for result in results:
         result.seconds = (time.perf_counter() - began) / len(results)
     return results
-
-
-def _noise(run: Run) -> tuple[float, int]:
-    """What runs of one stack may differ in as to their data."""
-    return run.config.label_noise, run.config.noise_seed
 
 
 def _advance(stack: Stack, engine: Engine) -> list[RunResult]:

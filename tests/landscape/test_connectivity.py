@@ -85,7 +85,8 @@ def test_the_bend_steps_as_momentum_sgd_through_the_interpolation(trained_pair, 
     start, end = flat_pair(*trained_pair)
     model, points = StackedModel(trained_pair[0], 1), torch.stack([start, (start + end) / 2, end])
     bend = points[1].clone().requires_grad_()
-    assert train_bends(model, points, train, recipe, [stream(5)]) == (3, 192)
+    own = type(train)(train.images, train.labels[None])
+    assert train_bends(model, points, own, recipe, [stream(5)]) == (3, 192)
 
     replay, module = stream(5), copy.deepcopy(trained_pair[0]).train()
     orders = [torch.randperm(64, generator=replay) for _ in range(3)]
@@ -224,6 +225,21 @@ def test_a_pair_has_the_same_path_alone_and_with_others(make_cnn, trained_pair, 
     assert together == [*paths(0), *paths(1), *paths(2)]
     assert together[1:] == paths(1, 2)
     assert len(set(together)) == 3
+
+
+def test_pairs_with_labels_of_their_own_have_the_paths_that_they_have_alone(trained_pair, digits) -> None:
+    recipe, noisy = CurveRecipe(sample_passes=640), digits.train.labels.roll(1)
+    labels = torch.stack([digits.train.labels, noisy])
+    both = errors_of_curves(
+        [Pair(*trained_pair)] * 2,
+        type(digits.train)(digits.train.images, labels),
+        digits.validation,
+        recipe,
+        [stream(1), stream(2)],
+    )
+    for own, seed, errors in zip(labels, (1, 2), both, strict=True):
+        train = type(digits.train)(digits.train.images, own)
+        assert errors == curve_errors(*trained_pair, train, digits.validation, recipe, stream(seed))
 
 
 def test_a_pair_that_diverges_disturbs_no_other(trained_pair, digits) -> None:

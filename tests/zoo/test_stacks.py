@@ -29,7 +29,7 @@ def test_every_run_is_in_one_stack_whatever_the_order(size, shuffle):
     random.Random(shuffle).shuffle(planned)
     stacks = list(cut_stacks(planned, size))
     assert sorted(i for s in stacks for i in s.run_ids) == sorted(run.run_id for run in planned)
-    assert all(len(s.runs) <= size and len({stack_key(run) for run in s.runs}) == 1 for s in stacks)
+    assert all(len(s.runs) <= size and len({stack_key(run.config) for run in s.runs}) == 1 for s in stacks)
     assert stacks == list(cut_stacks(runs(), size))
 
 

@@ -132,8 +132,9 @@ def errors_of_curves(
 
     Args:
         pairs: Models of one architecture, left as they were.
-        train: Training images [N, C, H, W] and labels [N].
-        validation: Validation images and labels.
+        train: Training images [N, C, H, W], and labels [N], or [K, N] where each pair has its own, as runs with
+            more and with less label noise.
+        validation: Validation images and labels, as those.
         recipe: How to train and evaluate.
         generators: For each pair, draws batches and points, on the CPU. What a pair gets does not depend on
             which others it trains with, up to rounding.
@@ -146,14 +147,14 @@ def errors_of_curves(
     """
     points = [_control_points(pair, recipe) for pair in pairs]
     device = points[0].device
-    train, validation = _on_device(train, device), _on_device(validation, device)
     found: list[PathErrors] = []
-    for lanes in stacks(pairs[0].first, len(pairs), train.images[:SAMPLE]):
+    for lanes in stacks(pairs[0].first, len(pairs), train.images[:SAMPLE].to(device)):
         model = StackedModel(pairs[0].first, len(lanes))
         own = model.pack(torch.stack([points[lane] for lane in lanes], dim=1))
+        sides = _of_lanes(train, lanes, device), _of_lanes(validation, lanes, device)
         streams = [_copy(generators[lane]) for lane in lanes]
-        steps, seen = train_bends(model, own, train, recipe, streams)
-        found += errors_along(model, own, train, validation, recipe, steps, seen)[: len(pairs) - len(found)]
+        steps, seen = train_bends(model, own, sides[0], recipe, streams)
+        found += errors_along(model, own, *sides, recipe, steps, seen)[: len(pairs) - len(found)]
     return found
 
 
@@ -200,7 +201,7 @@ def train_bends(
     Args:
         model: Where the interpolated weights are put to work.
         points: [3, K x P], start, bend and end.
-        train: Training images and labels, on the model's device.
+        train: Training images and the labels [K, N] of each model, on the model's device.
         recipe: How to train.
         generators: Draw batches and points of each pair, on the CPU.
 
@@ -209,7 +210,7 @@ def train_bends(
     """
     if recipe.form == "line":
         return 0, 0
-    schedules = [list(batch_schedule(len(train.labels), recipe, generator)) for generator in generators]
+    schedules = [list(batch_schedule(len(train.images), recipe, generator)) for generator in generators]
     draws = [torch.rand(len(schedules[0]), generator=generator) for generator in generators]
     shares = coefficients(recipe.form, torch.stack(draws)).to(points)
     bend, velocity = points[1], model.gradient.zero_()
@@ -222,7 +223,8 @@ def train_bends(
         if recipe.weight_decay:
             velocity.addcmul_(model.weights, spread[1], value=recipe.weight_decay)
         answers = model(train.images[rows])
-        losses = F.cross_entropy(answers.flatten(0, 1), train.labels[rows].flatten(), reduction="none")
+        labels = train.labels.gather(1, rows).flatten()
+        losses = F.cross_entropy(answers.flatten(0, 1), labels, reduction="none")
         losses.view(len(rows), -1).mean(1).backward(shares[:, step, 1])
         bend.sub_(velocity, alpha=batches[0][1])
     return len(schedules[0]), sum(len(indices) for indices, _ in schedules[0])
@@ -242,8 +244,8 @@ def errors_along(
     Args:
         model: Where the interpolated weights are put to work.
         points: [3, K x P], start, bend and end.
-        train: Training images and labels, on the model's device.
-        validation: Validation images and labels.
+        train: Training images and the labels [K, N] of each model, on the model's device.
+        validation: Validation images and labels, as those.
         recipe: How to evaluate.
         steps: Steps that trained the bends.
         seen: Images that they took.
@@ -254,7 +256,7 @@ def errors_along(
         torch.mv(points.T, weights, out=model.weights)
         recalibrate_batch_norm(model.module, sides[0].images, recipe.recalibration_batch, model.count)
         said.append([_scores(model, side) for side in sides])
-    counts = len(sides[0].labels), len(sides[1].labels)
+    counts = len(sides[0].images), len(sides[1].images)
     passes = float(3 * seen + len(TIMES) * (2 * counts[0] + counts[1]))
 
     def along(side: int, lane: int, which: int) -> tuple[float, ...]:
@@ -353,15 +355,13 @@ def _scores(model: StackedModel, split: Split) -> list[tuple[float, float]]:
     """Loss and error in percent of each model in eval mode; NaN where the outputs are not finite."""
     losses, wrong = [], []
     size = max(1, IMAGES_AT_ONCE // model.count)
-    for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
+    for images, labels in zip(split.images.split(size), split.labels.split(size, dim=1), strict=True):
         answers = model(images)
-        each = F.cross_entropy(
-            answers.flatten(0, 1), labels.repeat(model.count), reduction="none"
-        )  # of labels that repeat for each model
+        each = F.cross_entropy(answers.flatten(0, 1), labels.flatten(), reduction="none")
         losses.append(each.view(model.count, -1).double().sum(1))
         wrong.append((answers.argmax(2) != labels).sum(1))
-    loss = torch.stack(losses).sum(0) / len(split.labels)
-    error = 100 * torch.stack(wrong).sum(0).double() / len(split.labels)
+    loss = torch.stack(losses).sum(0) / len(split.images)
+    error = 100 * torch.stack(wrong).sum(0).double() / len(split.images)
     error = torch.where(loss.isfinite(), error, math.nan)  # the largest of such outputs means nothing
     return list(zip(loss.tolist(), error.tolist(), strict=True))
 
@@ -370,5 +370,8 @@ def _evaluated(split: Split, recipe: CurveRecipe) -> Split:
     return split if recipe.evaluation_images is None else subset(split, recipe.evaluation_images)
 
 
-def _on_device(split: Split, device: torch.device) -> Split:
-    return type(split)(split.images.to(device), split.labels.to(device))
+def _of_lanes(split: Split, lanes: Sequence[int], device: torch.device) -> Split:
+    """The images, which all lanes share, and the labels [K, N] of each."""
+    labels = split.labels.to(device)
+    own = labels[lanes] if labels.dim() == 2 else labels.expand(len(lanes), -1)
+    return type(split)(split.images.to(device), own)

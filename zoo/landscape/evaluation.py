@@ -115,7 +115,7 @@ def subset(split: Split, size: int, generator: torch.Generator | None = None) ->
     """At most `size` images of a split, in the split's order.
 
     Args:
-        split: Images [N, C, H, W] and labels [N].
+        split: Images [N, C, H, W] and labels [N], or several sets of labels [K, N].
         size: Images wanted.
         generator: Draws which ones, on the CPU. None draws them from a stream of its own, so that the choice
             depends on the two sizes only. The first ones, or every k-th, would be of a few classes where the
@@ -124,11 +124,11 @@ def subset(split: Split, size: int, generator: torch.Generator | None = None) ->
     Returns:
         A split of the same type; the split itself if it has no more than `size` images.
     """
-    count = len(split.labels)
+    count = len(split.images)
     if count <= size:
         return split
     if generator is None:
         generator = torch.Generator().manual_seed(seed_of("subset", count, size))
     chosen = torch.randperm(count, generator=generator)[:size].sort().values
     chosen = chosen.to(split.labels.device)
-    return type(split)(split.images[chosen], split.labels[chosen])
+    return type(split)(split.images[chosen], split.labels[..., chosen])

@@ -73,7 +73,7 @@ def measure_run(
         ValueError: If the model cannot take the images, or has not as many outputs as they have classes.
     """
     check_fits(model, data)
-    return _rows(RUN_METRICS, [model], [is_finite(model)], data, recipe, [key], only)[0]
+    return _rows(RUN_METRICS, [model], [is_finite(model)], [data], recipe, [key], only)[0]
 
 
 def measure_pair(
@@ -86,22 +86,23 @@ def measure_pair(
     only: Container[str] | None = None,
 ) -> list[dict[str, Any]]:
     """`measure_pairs` of a single pair."""
-    return measure_pairs([Pair(first, second, initial_model)], data, recipe, [key], only)[0]
+    return measure_pairs([Pair(first, second, initial_model)], [data], recipe, [key], only)[0]
 
 
 def measure_pairs(
     pairs: Sequence[Pair],
-    data: RunData,
+    data: Sequence[RunData],
     recipe: MetricRecipe,
     keys: Sequence[tuple[str, ...]],
     only: Container[str] | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """Measure pairs of runs of one configuration; their curves train together.
+    """Measure pairs of runs of one architecture; their curves train together.
 
     Args:
         pairs: The models, on the device to measure on; left as they were. The recipe `paper` needs the untrained
             model of each.
-        data: Their training images with their labels, and validation images.
+        data: The training images and labels, and the validation images, of each pair: of one configuration, or of
+            several that differ in their labels only, as by label noise.
         recipe: How to measure.
         keys: What identifies the two runs of each pair; keys the random streams. What a pair gets does not
             depend on the others, to the bit on one machine.
@@ -113,8 +114,9 @@ def measure_pairs(
     Raises:
         ValueError: As `measure_run`.
     """
-    for model in {id(model): model for pair in pairs for model in pair[:2]}.values():
-        check_fits(model, data)
+    fitting = {id(model): (model, own) for pair, own in zip(pairs, data, strict=True) for model in pair[:2]}
+    for model, own in fitting.values():
+        check_fits(model, own)
     return _rows(
         PAIR_METRICS,
         pairs,
@@ -167,7 +169,7 @@ def _rows(
     registry: Mapping[str, Metric[Subject]],
     subjects: Sequence[Subject],
     finite: Sequence[bool],
-    data: RunData,
+    data: Sequence[RunData],
     recipe: MetricRecipe,
     keys: Sequence[tuple[str, ...]],
     only: Container[str] | None,
@@ -180,8 +182,13 @@ def _rows(
         found = {place: (_missing(metric, NOT_FINITE), 0.0) for place in range(len(subjects))}
         for group in (group for group in groups if group):
             start = time.perf_counter()
-            own = [subjects[place] for place in group], [keys[place] for place in group]
-            estimates = _estimates(metric, *own, data, recipe)
+            estimates = _estimates(
+                metric,
+                [subjects[place] for place in group],
+                [keys[place] for place in group],
+                [data[place] for place in group],
+                recipe,
+            )
             seconds = (time.perf_counter() - start) / len(group)
             found |= {place: (said, seconds) for place, said in zip(group, estimates, strict=True)}
         for place, (said, seconds) in found.items():
@@ -194,7 +201,7 @@ def _estimates(
     metric: Metric[Subject],
     subjects: Sequence[Subject],
     keys: Sequence[tuple[str, ...]],
-    data: RunData,
+    data: Sequence[RunData],
     recipe: MetricRecipe,
 ) -> list[list[Estimate]]:
     """What the metric's function gives for each subject; whatever goes wrong in it becomes the reason."""
@@ -203,7 +210,7 @@ def _estimates(
         if metric.together:
             found = [list(own) for own in metric.measure(subjects, data, recipe, streams)]
         else:
-            found = [list(metric.measure(subjects[0], data, recipe, streams[0]))]
+            found = [list(metric.measure(subjects[0], data[0], recipe, streams[0]))]
     except Exception as error:
         return [_missing(metric, f"failed: {type(error).__name__}: {error}") for _ in subjects]
     rows = len(metric.rows)

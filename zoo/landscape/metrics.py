@@ -38,7 +38,7 @@ from zoo.landscape.spectrum import density_estimates
 from zoo.landscape.trace import hessian_trace, piloted_trace
 
 if TYPE_CHECKING:
-    from zoo.datasets import RunData
+    from zoo.datasets import RunData, Split
 
 SIDES = ("train", "validation")
 
@@ -189,7 +189,10 @@ def _activity(
     "mode_connectivity", "mode_connectivity_peak", "curve_loss_barrier", splits=SIDES, section="curve"
 )
 def _mode_connectivity(
-    pairs: Sequence[Pair], data: RunData, recipe: MetricRecipe, generators: Sequence[torch.Generator]
+    pairs: Sequence[Pair],
+    data: Sequence[RunData],
+    recipe: MetricRecipe,
+    generators: Sequence[torch.Generator],
 ) -> list[list[Estimate]]:
     return _connectivity(pairs, data, recipe.curve, generators)
 
@@ -202,21 +205,30 @@ def _mode_connectivity(
     section="polygon",
 )
 def _polygon_connectivity(
-    pairs: Sequence[Pair], data: RunData, recipe: MetricRecipe, generators: Sequence[torch.Generator]
+    pairs: Sequence[Pair],
+    data: Sequence[RunData],
+    recipe: MetricRecipe,
+    generators: Sequence[torch.Generator],
 ) -> list[list[Estimate]]:
     return _connectivity(pairs, data, recipe.polygon, generators)
 
 
 @register_pairs_metric("linear_barrier", "linear_loss_barrier", splits=SIDES, section="line")
 def _linear_barrier(
-    pairs: Sequence[Pair], data: RunData, recipe: MetricRecipe, generators: Sequence[torch.Generator]
+    pairs: Sequence[Pair],
+    data: Sequence[RunData],
+    recipe: MetricRecipe,
+    generators: Sequence[torch.Generator],
 ) -> list[list[Estimate]]:
-    return _barriers(errors_of_curves(pairs, data.train, data.validation, recipe.line, generators))
+    return _barriers(errors_of_curves(pairs, *_sides(data), recipe.line, generators))
 
 
 @register_pairs_metric("aligned_barrier", "aligned_loss_barrier", splits=SIDES, section="line")
 def _aligned_barrier(
-    pairs: Sequence[Pair], data: RunData, recipe: MetricRecipe, generators: Sequence[torch.Generator]
+    pairs: Sequence[Pair],
+    data: Sequence[RunData],
+    recipe: MetricRecipe,
+    generators: Sequence[torch.Generator],
 ) -> list[list[Estimate]]:
     try:
         moved = [
@@ -225,7 +237,7 @@ def _aligned_barrier(
         ]
     except UnknownArchitectureError:
         return [[Estimate(value=None, reason=NO_PERMUTATIONS)] * 4 for _ in pairs]
-    return _barriers(errors_of_curves(moved, data.train, data.validation, recipe.line, generators))
+    return _barriers(errors_of_curves(moved, *_sides(data), recipe.line, generators))
 
 
 @register_pair_metric("cka", "cka_penultimate", "agreement", "jensen_shannon", section="similarity")
@@ -269,10 +281,13 @@ def _l2_distance(
 
 
 def _connectivity(
-    pairs: Sequence[Pair], data: RunData, recipe: CurveRecipe, generators: Sequence[torch.Generator]
+    pairs: Sequence[Pair],
+    data: Sequence[RunData],
+    recipe: CurveRecipe,
+    generators: Sequence[torch.Generator],
 ) -> list[list[Estimate]]:
     """Summaries of the errors along trained paths, and the barrier of the loss, each on both splits."""
-    paths = errors_of_curves(pairs, data.train, data.validation, recipe, generators)
+    paths = errors_of_curves(pairs, *_sides(data), recipe, generators)
     return [
         [
             *_of_path(path, mode_connectivity, path.train, path.validation),
@@ -281,6 +296,15 @@ def _connectivity(
         ]
         for path in paths
     ]
+
+
+def _sides(data: Sequence[RunData]) -> tuple[Split, Split]:
+    """Training and validation images, which are the same for all, with the labels [K, N] of each."""
+
+    def side(splits: list[Split]) -> Split:
+        return type(splits[0])(splits[0].images, torch.stack([split.labels for split in splits]))
+
+    return side([own.train for own in data]), side([own.validation for own in data])
 
 
 def _barriers(paths: Sequence[PathErrors]) -> list[list[Estimate]]:

@@ -29,7 +29,7 @@ class Metric(Generic[Subject]):
         splits: Images they are measured on: train, validation, or None.
         section: The part of a `MetricRecipe` whose numbers they depend on; None: on none of it.
         measure: The function.
-        together: Whether it takes lists of subjects and of their generators, and gives a list for each.
+        together: Whether it takes lists of subjects, data and generators, and gives a list for each.
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,8 @@ PAIR_METRICS: dict[str, Metric[Pair]] = {}
 
 RunFunction = Callable[[nn.Module, "RunData", MetricRecipe, torch.Generator], Iterable[Estimate]]
 PairsFunction = Callable[
-    [Sequence[Pair], "RunData", MetricRecipe, Sequence[torch.Generator]], Sequence[Iterable[Estimate]]
+    [Sequence[Pair], Sequence["RunData"], MetricRecipe, Sequence[torch.Generator]],
+    Sequence[Iterable[Estimate]],
 ]
 PairFunction = Callable[[Pair, "RunData", MetricRecipe, torch.Generator], Iterable[Estimate]]
 
@@ -110,8 +111,8 @@ def register_pairs_metric(
 ) -> Callable[[PairsFunction], PairsFunction]:
     """Register a function of many pairs of one architecture at once, as curves that train together.
 
-    It takes (pairs, data, recipe, generators), a generator for each pair, and gives a list of estimates for each.
-    What a pair gets must not depend on the others.
+    It takes (pairs, data, recipe, generators), data and a generator for each pair, and gives a list of estimates for
+    each. The images of all are the same, the labels may not be. What a pair gets must not depend on the others.
     """
     return _register(PAIR_METRICS, names, splits, section, together=True)
 
