@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import statistics
 import time
 import warnings
@@ -25,10 +26,16 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from zoo.datasets import Split
+from zoo.landscape.connectivity import TIMES, CurveRecipe, Pair, batch_schedule, errors_of_curves
 from zoo.landscape.density import spectral_density
 from zoo.landscape.eigenvalues import hessian_top_eigenvalue, top_eigenvalues
+from zoo.landscape.gradients import gradient_statistics
 from zoo.landscape.hessian import HessianOperator
+from zoo.landscape.sharpness import random_sharpness
+from zoo.landscape.similarity import answers, linear_cka
 from zoo.landscape.trace import piloted_trace, probe_forms, rademacher
 from zoo.landscape.weights import flatten
 from zoo.models import ImageShape, count_parameters, initial_model
@@ -39,6 +46,9 @@ with contextlib.suppress(ImportError):
 PROBES = 16
 """Of a round of the trace."""
 
+PAIRS, PASSES = 4, 640
+"""Curves of a round, and training images that each sees."""
+
 
 class Case(NamedTuple):
     """A network and what it is measured on."""
@@ -47,6 +57,7 @@ class Case(NamedTuple):
     model: nn.Module
     images: Tensor
     labels: Tensor
+    twins: list[nn.Module]
 
     @property
     def operator(self) -> HessianOperator:
@@ -74,7 +85,7 @@ def cases() -> Iterator[Case]:
         ("cnn", 8, ImageShape(1, 14, 10), 512),
         ("resnet18", 4, ImageShape(3, 32, 10), 200),
     ):
-        model = initial_model(architecture, width, shape, seed=0)
+        model, *twins = (initial_model(architecture, width, shape, seed).eval() for seed in range(PAIRS + 1))
         generator = torch.Generator().manual_seed(0)
         size = images, shape.channels, shape.image_size, shape.image_size
         pixels = torch.randn(size, generator=generator)
@@ -83,7 +94,7 @@ def cases() -> Iterator[Case]:
             model.train()(pixels)
         name = f"{architecture}, width {width}, {shape.image_size} pixels, {images} images, "
         name += f"{count_parameters(architecture, width, shape):,} parameters"
-        yield Case(name, model.eval(), pixels, labels)
+        yield Case(name, model.eval(), pixels, labels, twins)
 
 
 def trace(case: Case) -> list[Contender]:
@@ -182,7 +193,7 @@ def density(case: Case) -> list[Contender]:
             return product(case, vector)
 
     def plain(round_: int) -> float:
-        operator, generator = Plain(*case[1:]), torch.Generator().manual_seed(round_)
+        operator, generator = Plain(*case[1:4]), torch.Generator().manual_seed(round_)
         return spectral_density(operator, generator, probes, steps).sums(lambda x: x).mean().item()
 
     def listed(round_: int) -> float:
@@ -217,11 +228,145 @@ def density(case: Case) -> list[Contender]:
     ]
 
 
+def gradient(case: Case) -> list[Contender]:
+    """Seconds to the gradient's variance between images; the quantity is that variance."""
+
+    def ours(round_: int) -> float:
+        generator = torch.Generator().manual_seed(round_)
+        return gradient_statistics(case.model, case.images, case.labels, generator)[1].value or 0.0
+
+    def plain(round_: int) -> float:
+        parameters = list(case.model.parameters())
+        gradients = []
+        for image, label in zip(case.images.split(1), case.labels.split(1), strict=True):
+            gradients.append(
+                flatten(torch.autograd.grad(F.cross_entropy(case.model(image), label), parameters))
+            )
+        return torch.stack(gradients).double().var(0).sum().item()
+
+    return [Contender("ours: vectorised over images", ours), Contender("image by image", plain)]
+
+
+def random_step(case: Case) -> list[Contender]:
+    """Seconds to the mean rise of the loss under 16 random perturbations relative to the filters."""
+
+    def ours(round_: int) -> float:
+        generator = torch.Generator().manual_seed(round_)
+        return random_sharpness(case.model, case.images, case.labels, generator).value or 0.0
+
+    @torch.no_grad()
+    def plain(round_: int) -> float:
+        generator = torch.Generator().manual_seed(round_)
+        before, rises = F.cross_entropy(case.model(case.images), case.labels).item(), []
+        for _ in range(16):
+            moved = copy.deepcopy(case.model)
+            for parameter in moved.parameters():
+                shape = (-1,) + (1,) * (parameter.dim() - 1)
+                filters = parameter.flatten(1) if parameter.dim() > 1 else parameter[:, None]
+                size = filters.square().mean(1).sqrt().view(shape)
+                parameter += 0.1 * size * torch.randn(parameter.shape, generator=generator)
+            rises.append(F.cross_entropy(moved(case.images), case.labels).item() - before)
+        return statistics.mean(rises)
+
+    return [Contender("ours: weights in one vector", ours), Contender("a copy for each draw", plain)]
+
+
+def curve(case: Case) -> list[Contender]:
+    """Seconds a pair to a trained Bezier curve and its errors, of four pairs; the quantity is the error midway."""
+    split = Split(case.images, case.labels)
+    recipe = CurveRecipe(sample_passes=PASSES)
+    pairs = [Pair(case.model, twin) for twin in case.twins]
+
+    def together(round_: int) -> float:
+        streams = [torch.Generator().manual_seed(round_ + 100 * lane) for lane in range(PAIRS)]
+        return statistics.mean(p.train[2] for p in errors_of_curves(pairs, split, split, recipe, streams))
+
+    def alone(round_: int) -> float:
+        return statistics.mean(
+            errors_of_curves([p], split, split, recipe, [torch.Generator().manual_seed(round_)])[0].train[2]
+            for p in pairs
+        )
+
+    def plain(round_: int) -> float:
+        return statistics.mean(plain_curve(*pair[:2], split, recipe, round_) for pair in pairs)
+
+    return [
+        Contender("ours: four together", together, PAIRS),
+        Contender("ours: one after the other", alone, PAIRS),
+        Contender("autograd through the interpolation", plain, PAIRS),
+    ]
+
+
+def plain_curve(first: nn.Module, second: nn.Module, split: Split, recipe: CurveRecipe, seed: int) -> float:
+    """A curve as Garipov et al. write it: the bend's gradient by autograd, torch's own optimiser; error midway."""
+    generator, module = torch.Generator().manual_seed(seed), copy.deepcopy(first).train()
+    names = [name for name, _ in module.named_parameters()]
+    starts, ends = ([p.detach() for p in model.parameters()] for model in (first, second))
+    bends = [torch.lerp(a, c, 0.5).requires_grad_() for a, c in zip(starts, ends, strict=True)]
+    optimizer = torch.optim.SGD(bends, lr=recipe.learning_rate, momentum=recipe.momentum)
+
+    def answers(t: float, images: Tensor) -> Tensor:
+        control = zip(names, starts, bends, ends, strict=True)
+        weights = {
+            name: (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
+            for name, start, bend, end in control
+        }
+        return functional_call(module, weights, (images,))
+
+    for rows, rate in batch_schedule(len(split.labels), recipe, generator):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        t = torch.rand((), generator=generator).item()
+        F.cross_entropy(answers(t, split.images[rows]), split.labels[rows]).backward()
+        optimizer.step()
+    said = []
+    with torch.no_grad():
+        for t in TIMES:
+            for layer in module.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.reset_running_stats()
+                    layer.momentum = None
+            module.train()
+            for images in split.images.split(recipe.recalibration_batch):
+                answers(t, images)
+            module.eval()
+            wrong = [(answers(t, split.images).argmax(1) != split.labels) for _ in ("train", "validation")]
+            said.append(100 * wrong[0].double().mean().item())
+    return said[2]
+
+
+def similarity(case: Case) -> list[Contender]:
+    """Seconds to the linear CKA of penultimate features, outputs included."""
+    pair = case.model, case.twins[0]
+
+    def ours(round_: int) -> float:
+        first, second = (answers(model, case.images).features for model in pair)
+        return linear_cka(first, second) or 0.0
+
+    @torch.no_grad()
+    def plain(round_: int) -> float:
+        grams = []
+        for model in pair:
+            body = nn.Sequential(*list(model.children())[:-1])
+            features = body(case.images).flatten(1).double()
+            gram = features @ features.T
+            centre = torch.eye(len(gram), dtype=gram.dtype) - 1 / len(gram)
+            grams.append(centre @ gram @ centre)
+        first, second = grams
+        return ((first * second).sum() / (first.norm() * second.norm())).item()
+
+    return [Contender("ours", ours), Contender("centred Gram matrices", plain)]
+
+
 ROWS = {
     "trace, a probe": trace,
     "trace, whole": whole_trace,
     "top eigenvalue": top_eigenvalue,
     "density": density,
+    "gradient variance and noise scale": gradient,
+    "sharpness under random steps": random_step,
+    "Bezier curve, a pair": curve,
+    "CKA of penultimate features": similarity,
 }
 
 

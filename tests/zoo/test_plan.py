@@ -1,10 +1,13 @@
 """Which runs are paired, and what is left to measure."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from zoo.plan import chosen_pairs
+from zoo.config import TrainConfig
+from zoo.landscape.registry import functions_of
+from zoo.plan import Planned, TrainedRun, chosen_pairs, measure_jobs, plan_measurements
 
 
 def test_a_ring_pairs_each_run_twice():
@@ -27,3 +30,21 @@ def test_a_number_takes_neighbours_first_and_more_add_to_fewer():
     assert chosen_pairs("abcd", 4) == [("a", "b"), ("b", "c"), ("c", "d"), ("a", "c")]
     assert chosen_pairs("abcd", 6)[:4] == chosen_pairs("abcd", 4)
     assert chosen_pairs("a", 3) == []
+
+
+def test_a_job_measures_configurations_whose_runs_could_share_a_stack():
+    """Of equal shapes and steps, and no more runs than a stack has; noise and learning rate may differ."""
+    config = TrainConfig("digits", "f", "cnn", 2, 16, 128, 1_000)
+    quiet, noisy, wide = config, replace(config, label_noise=0.1), replace(config, width=4)
+    hot, hotter = replace(config, learning_rate=0.2), replace(config, learning_rate=0.3)
+    runs = tuple(TrainedRun(seed, "done", 8, None, "file", seed, "digest") for seed in range(6))
+    planned = [
+        Planned(own, runs, plan_measurements(runs, own.config_id, "ring"))
+        for own in (quiet, wide, noisy, hot, hotter)
+    ]
+    jobs = list(measure_jobs(planned, {}, "default", functions_of(["cka", "hessian_trace"])))
+    assert [[part.config for part in job.parts] for job in jobs] == [[quiet, noisy], [hot, hotter], [wide]]
+    assert [job.size for job in jobs] == [24, 24, 12]
+    done = {item: {("hessian_trace", "train"): True} for item in planned[0].measurements}
+    rest = list(measure_jobs(planned[:1], done, "default", functions_of(["cka", "hessian_trace"])))
+    assert {due.metrics for job in rest for part in job.parts for due in part.measurements} == {("cka",)}
