@@ -21,14 +21,14 @@ from cluster.executors import RayExecutor
 from zoo import fragments
 from zoo.config import Run, TrainConfig
 from zoo.stacks import Stack, cut_stacks
-from zoo.storage import Store
+from zoo.storage import Folder
 
 CONFIG = dict(
     dataset="none", data_fingerprint="none", architecture="mlp", width=1, data_amount=1, sample_passes=1
 )
 
 
-def commit_nothing(stack: Stack, store: Store | None) -> Counter[str]:
+def commit_nothing(stack: Stack, store: Folder | None) -> Counter[str]:
     """A stack without training: its rows, committed if there is a store."""
     if store is not None:
         rows = [
@@ -50,14 +50,14 @@ def measure(stacks: int) -> str:
     runs = [Run(TrainConfig(batch_size=i + 1, **CONFIG), 0) for i in range(stacks)]
     with tempfile.TemporaryDirectory() as folder, RayExecutor() as executor:
         times = []
-        for store in (None, Store(Path(folder))):
+        for store in (None, Folder(Path(folder))):
             list(executor.run(commit_nothing, cut_stacks(runs[:10], 1), None))  # warm workers
             began = time.perf_counter()
             for outcome in executor.run(commit_nothing, cut_stacks(runs, 1), store):
                 assert outcome.error is None, outcome.error
             times.append(1e3 * (time.perf_counter() - began) / stacks)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        table, _ = fragments.merge_runs(Store(Path(folder)), {run.run_id for run in runs})
+        table, _ = fragments.merge_runs(Folder(Path(folder)), {run.run_id for run in runs})
         assert len(table) == stacks
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return f"{stacks:>7,} stacks: {times[0]:6.2f} ms a stack, {times[1]:6.2f} ms with its commit; " + (

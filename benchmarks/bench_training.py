@@ -29,7 +29,7 @@ from zoo.config import Run, TrainConfig
 from zoo.datasets import Dataset, DataSource, RunData, load_dataset, select
 from zoo.models import image_shape, initial_model
 from zoo.spec import parse_spec
-from zoo.storage import Store
+from zoo.storage import Folder
 
 RUNS = 8
 SPEC = """
@@ -94,7 +94,7 @@ def compare(executor: RayExecutor, dataset: Dataset, size: int | None, batch_siz
             torch.set_num_threads(threads)
             times.append(seconds(plain_loop, config, data, dataset))
         with tempfile.TemporaryDirectory() as folder:
-            work = driver.Work(executor, Store(Path(folder)), handle, stack_size=RUNS // (2 * cores) or 1)
+            work = driver.Work(executor, Folder(Path(folder)), handle, stack_size=RUNS // (2 * cores) or 1)
             ours.append(seconds(driver.train, work, runs) / RUNS)
         if number == 0:
             ours.clear()

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cluster.terminal import WRONG_USE, Json, import_modules, stop
 from zoo import open_zoo
-from zoo.storage import Store
+from zoo.storage import Folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def benchmark(
     if board and not published:
         raise typer.BadParameter("belongs to --published; a zoo has its board anyway", param_hint="--board")
     import_modules(modules or [])
-    store = Store(out)
+    store = Folder(out)
     if published:
         _published_experiment(published, store, as_json, quiet=board)
         if not board:
@@ -110,14 +110,14 @@ def score(
     from diagnose.exchange import reopen
     from diagnose.submissions import enter, read_submission
 
-    store = Store(benchmark)
+    store = Folder(benchmark)
     found = reopen(store)
     names = enter(store, found, read_submission(file))
     print(f"mdzoo: entered {', '.join(names)}", file=sys.stderr)
     _print_standings(judge(store, found), as_json)
 
 
-def _published_experiment(folder: Path, store: Store, as_json: bool, quiet: bool) -> None:
+def _published_experiment(folder: Path, store: Folder, as_json: bool, quiet: bool) -> None:
     """Run the published experiment, write it, and unless it is to be quiet print it."""
     from diagnose.published import published_report
 
@@ -183,7 +183,7 @@ def _boards(zoos: Mapping[str, Cases], draws: int, published: bool, both: bool) 
 
 
 def _compete(
-    store: Store,
+    store: Folder,
     zoos: Mapping[str, Cases],
     competed: list[Board],
     diagnosers: list[Diagnoser],
@@ -205,7 +205,7 @@ def _compete(
 
 
 def _releases(
-    competed: Sequence[Board], asked: Path | None, frozen_as: str | None, store: Store
+    competed: Sequence[Board], asked: Path | None, frozen_as: str | None, store: Folder
 ) -> list[Release]:
     """The releases that the boards may be of: the one asked for, the one frozen now, those shipped."""
     from diagnose.releases import freeze, from_json, shipped

@@ -30,7 +30,7 @@ from zoo.plan import (
 from zoo.reader import Zoo, open_zoo
 from zoo.spec import METRIC_RECIPES, ZooSpec, parse_spec
 from zoo.stacks import STACK_SIZE, Stack, cut_stacks
-from zoo.storage import Store
+from zoo.storage import Store, open_store
 
 
 class Work(NamedTuple):
@@ -84,7 +84,7 @@ class _Clock:
 
 def build(
     spec: ZooSpec,
-    root: Path,
+    root: str | Path,
     executor: Executor,
     *,
     data_dir: Path | None = None,
@@ -96,7 +96,7 @@ def build(
 
     Args:
         spec: What to build.
-        root: Folder of the zoo.
+        root: Folder of the zoo, or its URI in an object store.
         executor: Where the tasks run.
         data_dir: Where data sets are read from or downloaded to.
         stack_size: Largest number of runs a task trains.
@@ -106,7 +106,7 @@ def build(
     Returns:
         How the zoo stands.
     """
-    clock, store = _Clock(), Store(root.absolute())
+    clock, store = _Clock(), open_store(root)
     plan = make_plan(spec, data_dir)
     with store.locked():
         write_plan(store, spec, plan)
@@ -138,7 +138,7 @@ def build(
 
 
 def measure_again(
-    root: Path,
+    root: str | Path,
     executor: Executor,
     *,
     metrics: Sequence[str] = (),
@@ -150,7 +150,7 @@ def measure_again(
     """Measure a zoo that is built, and train nothing; rows that it has are kept.
 
     Args:
-        root: Folder of the zoo.
+        root: Folder of the zoo, or its URI in an object store.
         executor: Where the tasks run.
         metrics: Names of the metrics; none stands for all that are registered.
         recipe: Recipe of the metrics; None takes the zoo's own.
@@ -165,7 +165,7 @@ def measure_again(
         FileNotFoundError: If there is no zoo.
         ValueError: If a metric is not registered, the recipe unknown, or the data set not the zoo's.
     """
-    clock, zoo = _Clock(), open_zoo(root.absolute())
+    clock, zoo = _Clock(), open_zoo(root)
     recipe = recipe or zoo.metric_recipe
     if recipe not in METRIC_RECIPES:
         raise ValueError(f"no metric recipe is named {recipe!r}; there are {', '.join(METRIC_RECIPES)}")
@@ -188,7 +188,7 @@ def _check_data(zoo: Zoo, plan: Plan) -> None:
     trained_on = set(zoo.table("configs")["data_fingerprint"])
     if other := sorted(set(plan.datasets) - trained_on):
         raise ValueError(
-            f"{zoo.store.root} was trained on data with fingerprints {sorted(trained_on)}, those found have {other}; "
+            f"{zoo.store} was trained on data with fingerprints {sorted(trained_on)}, those found have {other}; "
             "give the folder of its data sets by --data-dir"
         )
 

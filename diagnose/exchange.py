@@ -8,6 +8,7 @@ benchmark.json          who competed, what features cost, and the releases
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -71,7 +72,7 @@ def reopen(store: Store) -> Benchmark:
     """
     if not store.exists(MANIFEST):
         raise FileNotFoundError(
-            f"{store.root} holds no benchmark ({MANIFEST} is missing); `mdzoo benchmark --out` makes one"
+            f"{store} holds no benchmark ({MANIFEST} is missing); `mdzoo benchmark --out` makes one"
         )
     manifest = json.loads(store.read(MANIFEST))
     splits = from_bytes("splits", store.read("splits.parquet"), "splits.parquet").to_pandas()
@@ -101,13 +102,17 @@ def _answers(cases: Cases) -> pd.DataFrame:
 
 def _cases(store: Store, zoo: str) -> Cases:
     """The cases of a zoo, but for their features."""
-    rows = pd.read_parquet(store.root / f"answers/{quote(zoo)}.parquet").set_index("config_id")
+    rows = _frame(store, f"answers/{quote(zoo)}.parquet").set_index("config_id")
     answers, gains = {}, {}
     for task, own in rows.groupby("task", sort=False):
         answers[str(task)] = own[["label", "clear"]]
         gains[str(task)] = own.rename(columns=lambda name: name.removeprefix(GAIN))[list(GAINS[str(task)])]
-    settings = pd.read_parquet(store.root / f"cases/{quote(zoo)}.parquet", columns=["config_id", *SETTINGS])
+    settings = _frame(store, f"cases/{quote(zoo)}.parquet", ["config_id", *SETTINGS])
     return Cases(settings.drop_duplicates("config_id").set_index("config_id"), {}, answers, gains)
+
+
+def _frame(store: Store, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(store.read(name)), columns=columns)
 
 
 def _rows(board: Board) -> Iterable[dict[str, object]]:

@@ -63,9 +63,8 @@ def load_run(store: Store, name: str, index: int, run_id: str) -> nn.Module:
         ValueError: If the file is damaged, holds another run at this position, or weights of other shapes than
             those of its architecture.
     """
-    path = store.root / name
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with store.local(name) as path, safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata()
             run_ids = json.loads(header["run_ids"])
             if index >= len(run_ids) or run_ids[index] != run_id:

@@ -115,8 +115,8 @@ def merge_metrics(store: Store, planned: Container[Measurement]) -> pa.Table:
 
 
 def _read(store: Store, folder: str, name: str) -> Iterator[pa.Table]:
-    for fragment in store.names(folder, ".parquet"):
-        yield tables.from_bytes(name, store.read(fragment), fragment)
+    for fragment, data in store.read_each(store.names(folder, ".parquet")):
+        yield tables.from_bytes(name, data, fragment)
 
 
 def _runs_with_status(store: Store) -> Iterator[tuple[pa.Table, list[str]]]:

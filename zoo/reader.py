@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import fragments, tables
-from zoo.storage import Store
+from zoo.storage import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,9 +49,9 @@ class Zoo:
         file = f"{name}.parquet"
         if not self.store.exists(file):
             raise FileNotFoundError(
-                f"{self.store.root} has no {file}: the zoo is not built that far; run `mdzoo build` on it again"
+                f"{self.store} has no {file}: the zoo is not built that far; run `mdzoo build` on it again"
             )
-        return tables.from_bytes(name, self.store.read(file), str(self.store.root / file)).to_pandas()
+        return tables.from_bytes(name, self.store.read(file), f"{self.store}/{file}").to_pandas()
 
     @cached_property
     def _runs(self) -> pd.DataFrame:
@@ -104,13 +104,13 @@ class Zoo:
 
 
 def open_zoo(root: str | Path) -> Zoo:
-    """Open the zoo in a folder.
+    """Open the zoo in a folder, or at a URI such as `s3://bucket/zoos/demo`.
 
     Raises:
         FileNotFoundError: If there is no zoo.
         ValueError: If it was written with another schema version.
     """
-    store = Store(Path(root))
+    store = open_store(root)
     if not store.exists(MANIFEST):
         remedy = f"make one with `mdzoo build SPEC --out {root}`"
         raise FileNotFoundError(f"{root} holds no zoo ({MANIFEST} is missing); {remedy}")

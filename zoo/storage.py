@@ -1,4 +1,4 @@
-"""Where a zoo lives, and the one way a file gets there: whole or not at all.
+"""Where a zoo lives, a folder or an object store, and the one way a file gets there: whole or not at all.
 
     zoo.json                       what the zoo is: schema version, name, spec
     checkpoints/*.safetensors      one file a stack, named by the beginning of its SHA-256
@@ -15,17 +15,99 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.config import content_id
 
 
+class Store(ABC):
+    """Files by name below one place. It can be sent to another process, which opens it anew."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """The place, as `open_store` takes it."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file such that it is there whole or, whatever happens, not at all.
+
+        Args:
+            name: Path below the place, with forward slashes.
+            data: All bytes of the file.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens if it is not there."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+
+    @abstractmethod
+    def names(self, folder: str, suffix: str) -> list[str]:
+        """The committed files of a folder in lexical order, as names below the place."""
+
+    @abstractmethod
+    def local(self, name: str) -> AbstractContextManager[Path]:
+        """A file on this machine with the same bytes, for as long as the context lasts.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+
+    @abstractmethod
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other builds off this place; the lock ends with the process, however that ends.
+
+        Raises:
+            BlockingIOError: If another process holds it.
+        """
+
+    def read_each(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Names and bytes of many files, in their order."""
+        for name in names:
+            yield name, self.read(name)
+
+    def write_named_by_content(self, folder: str, data: bytes, suffix: str) -> str:
+        """Write a file named by the hash of its content, and return its name."""
+        name = f"{folder}/{content_id(data, 32)}{suffix}"
+        if not self.exists(name):
+            self.write(name, data)
+        return name
+
+
+def open_store(place: str | Path) -> Store:
+    """The store at a place: a folder, or a URI of an object store, as `s3://bucket/zoos/demo`.
+
+    Raises:
+        ValueError: If it is a URI of no kind that is known, or holds a password.
+    """
+    scheme, separator, rest = str(place).partition("://")
+    if not separator:
+        return Folder(Path(place).absolute())
+    if scheme == "file":
+        return Folder(Path(rest))
+    from zoo.object_store import Bucket
+
+    return Bucket.at(str(place))
+
+
 @dataclass(frozen=True)
-class Store:
-    """A folder that holds a zoo.
+class Folder(Store):
+    """A folder; several machines may share it over a network.
 
     Attributes:
         root: The folder; it is made when the first file is written.
@@ -33,13 +115,12 @@ class Store:
 
     root: Path
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file such that it is there whole or, whatever happens, not at all.
+    def __str__(self) -> str:
+        """The folder."""
+        return str(self.root)
 
-        Args:
-            name: Path below the root, with forward slashes.
-            data: All bytes of the file.
-        """
+    def write(self, name: str, data: bytes) -> None:
+        """See `Store.write`."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         # The name is unique, so that a retried task and its original never write into one another.
@@ -58,32 +139,35 @@ class Store:
         finally:
             os.close(folder)
 
-    def write_named_by_content(self, folder: str, data: bytes, suffix: str) -> str:
-        """Write a file named by the hash of its content, and return its name."""
-        name = f"{folder}/{content_id(data, 32)}{suffix}"
-        if not self.exists(name):
-            self.write(name, data)
-        return name
-
     def read(self, name: str) -> bytes:
-        """The bytes of a file.
-
-        Raises:
-            FileNotFoundError: If it is not there.
-        """
+        """See `Store.read`."""
         return (self.root / name).read_bytes()
 
     def delete(self, name: str) -> None:
-        """Remove a file; nothing happens if it is not there."""
+        """See `Store.delete`."""
         (self.root / name).unlink(missing_ok=True)
+
+    def exists(self, name: str) -> bool:
+        """See `Store.exists`."""
+        return (self.root / name).is_file()
+
+    def names(self, folder: str, suffix: str) -> list[str]:
+        """See `Store.names`."""
+        path = self.root / folder
+        if not path.is_dir():
+            return []
+        with os.scandir(path) as entries:
+            found = [e.name for e in entries if e.name.endswith(suffix) and not e.name.startswith(".")]
+        return [f"{folder}/{name}" for name in sorted(found)]
+
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """See `Store.local`: the file itself."""
+        yield self.root / name
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other builds off this folder; the lock ends with the process, however that ends.
-
-        Raises:
-            BlockingIOError: If another process holds it.
-        """
+        """See `Store.locked`: the operating system's lock on a file."""
         self.root.mkdir(parents=True, exist_ok=True)
         with open(self.root / ".lock", "w") as file:
             try:
@@ -93,16 +177,3 @@ class Store:
                     f"another build is at work in {self.root}; wait for it or stop it"
                 ) from error
             yield
-
-    def exists(self, name: str) -> bool:
-        """Whether the file is there."""
-        return (self.root / name).is_file()
-
-    def names(self, folder: str, suffix: str) -> list[str]:
-        """The committed files of a folder in lexical order, as names below the root."""
-        path = self.root / folder
-        if not path.is_dir():
-            return []
-        with os.scandir(path) as entries:
-            found = [e.name for e in entries if e.name.endswith(suffix) and not e.name.startswith(".")]
-        return [f"{folder}/{name}" for name in sorted(found)]

@@ -14,7 +14,7 @@ from sklearn.tree import DecisionTreeClassifier
 from diagnose import Cases, Diagnoser, benchmark, boards
 from diagnose.arena import Arena, predictions
 from diagnose.protocols import seeds_of
-from zoo.storage import Store
+from zoo.storage import Folder
 
 ASKED: list[tuple[str, int]] = []
 
@@ -37,7 +37,7 @@ def _entrant(name: str, strategy: str = "stratified", seeded: bool = True) -> Di
 
 def _arena(root: Path, cases: Cases, diagnosers: list[Diagnoser], draws: int = 2) -> Arena:
     found = [b for b in boards({"clean": cases}, seeds_of(draws)) if b.task == "width"]
-    return Arena(Store(root), {"clean": cases}, found, diagnosers)
+    return Arena(Folder(root), {"clean": cases}, found, diagnosers)
 
 
 def _run(arena: Arena) -> int:

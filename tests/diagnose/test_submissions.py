@@ -14,15 +14,15 @@ from diagnose.baselines import DIAGNOSERS
 from diagnose.exchange import Benchmark, publish, reopen
 from diagnose.releases import freeze
 from diagnose.submissions import enter, read_submission
-from zoo.storage import Store
+from zoo.storage import Folder
 
 TASKS = ("temperature", "remedy")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, noisy_cases: Cases) -> Store:
+def folder(tmp_path_factory: pytest.TempPathFactory, noisy_cases: Cases) -> Folder:
     """A benchmark in which the landscape's tree has competed."""
-    store, zoos = Store(tmp_path_factory.mktemp("benchmark")), {"noisy": noisy_cases}
+    store, zoos = Folder(tmp_path_factory.mktemp("benchmark")), {"noisy": noisy_cases}
     competed = [board for board in boards(zoos, (42, 90)) if board.task in TASKS]
     arena = Arena(store, zoos, competed, [DIAGNOSERS["validation_tree"]])
     list(arena.run(arena.due()))
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, noisy_cases: Cases) -> Stor
 
 
 @pytest.fixture(scope="module")
-def same(folder: Store) -> pd.DataFrame:
+def same(folder: Folder) -> pd.DataFrame:
     """What the tree said, as if another language had said it."""
     parts = [predictions(folder, board, ["validation_tree"]) for board in reopen(folder).boards]
     rows = pd.concat([part.astype(object) for part in parts])
@@ -39,13 +39,13 @@ def same(folder: Store) -> pd.DataFrame:
     return rows[["task", "split_id", "draw", "config_id", "predicted", "features"]].assign(diagnoser="theirs")
 
 
-def _entered(folder: Store, rows: pd.DataFrame) -> pd.DataFrame:
+def _entered(folder: Folder, rows: pd.DataFrame) -> pd.DataFrame:
     assert enter(folder, reopen(folder), rows) == ["theirs"]
     parts = [predictions(folder, board, []).astype(object) for board in reopen(folder).boards]
     return pd.concat(parts, ignore_index=True)
 
 
-def test_a_benchmark_is_found_again_as_it_was_written(folder: Store, noisy_cases: Cases) -> None:
+def test_a_benchmark_is_found_again_as_it_was_written(folder: Folder, noisy_cases: Cases) -> None:
     found = reopen(folder)
     competed = [board for board in boards({"noisy": noisy_cases}, (42, 90)) if board.task in TASKS]
     assert [board.name for board in found.boards] == [board.name for board in competed]
@@ -57,7 +57,7 @@ def test_a_benchmark_is_found_again_as_it_was_written(folder: Store, noisy_cases
         pd.testing.assert_frame_equal(found.zoos["noisy"].gains[task], noisy_cases.gains[task])
 
 
-def test_the_same_answers_in_a_file_are_judged_alike(folder: Store, same: pd.DataFrame) -> None:
+def test_the_same_answers_in_a_file_are_judged_alike(folder: Folder, same: pd.DataFrame) -> None:
     judged = _entered(folder, same)
     ours = [predictions(folder, board, ["validation_tree"]) for board in reopen(folder).boards]
     ours = pd.concat([part.astype(object) for part in ours], ignore_index=True)
@@ -70,7 +70,7 @@ def test_the_same_answers_in_a_file_are_judged_alike(folder: Store, same: pd.Dat
     )
 
 
-def test_csv_probabilities_and_abstentions(folder: Store, same: pd.DataFrame, tmp_path: Path) -> None:
+def test_csv_probabilities_and_abstentions(folder: Folder, same: pd.DataFrame, tmp_path: Path) -> None:
     rows = same[same["task"] == "temperature"].drop(columns=["draw", "features"])
     rows = rows.drop_duplicates(["split_id", "config_id"]).assign(
         probability_small=0.25, probability_large=0.75
@@ -91,7 +91,7 @@ def test_csv_probabilities_and_abstentions(folder: Store, same: pd.DataFrame, tm
     )
 
 
-def test_what_a_file_leaves_out_is_no_answer(folder: Store, same: pd.DataFrame) -> None:
+def test_what_a_file_leaves_out_is_no_answer(folder: Folder, same: pd.DataFrame) -> None:
     first = same["config_id"].iloc[0]
     judged = _entered(folder, same[same["config_id"] != first])
     left = judged[judged["config_id"] == first]
@@ -122,7 +122,7 @@ def test_what_a_file_leaves_out_is_no_answer(folder: Store, same: pd.DataFrame) 
     ],
 )
 def test_what_cannot_be_judged_is_refused(
-    folder: Store, same: pd.DataFrame, change: object, message: str
+    folder: Folder, same: pd.DataFrame, change: object, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         enter(folder, reopen(folder), change(same))  # type: ignore[operator]
@@ -136,4 +136,4 @@ def test_what_is_no_file_of_predictions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks the columns \['task', 'split_id', 'predicted'\]"):
         read_submission(tmp_path / "half.csv")
     with pytest.raises(FileNotFoundError, match=r"holds no benchmark \(benchmark.json is missing\)"):
-        reopen(Store(tmp_path))
+        reopen(Folder(tmp_path))

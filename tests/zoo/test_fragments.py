@@ -4,7 +4,7 @@ import pytest
 
 from zoo import fragments, tables
 from zoo.fragments import Measurement
-from zoo.storage import Store
+from zoo.storage import Folder
 
 CHECKPOINT = "checkpoints/some.safetensors"
 ALL = {f"{config_id}-{seed}" for config_id in "ab" for seed in range(3)}
@@ -12,7 +12,7 @@ ALL = {f"{config_id}-{seed}" for config_id in "ab" for seed in range(3)}
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     store.write(CHECKPOINT, b"weights")
     return store
 

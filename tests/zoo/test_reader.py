@@ -12,13 +12,13 @@ from zoo.config import Run, TrainConfig
 from zoo.datasets import DataSource, load_dataset, select
 from zoo.models import ImageShape, initial_model
 from zoo.stacks import Stack
-from zoo.storage import Store
+from zoo.storage import Folder
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A zoo of three runs, one diverged, trained as one stack."""
-    store, digits = Store(tmp_path_factory.mktemp("zoo")), load_dataset(DataSource("digits"))
+    store, digits = Folder(tmp_path_factory.mktemp("zoo")), load_dataset(DataSource("digits"))
     config = TrainConfig(
         "digits", digits.fingerprint, "mlp", width=8, batch_size=20, data_amount=100, sample_passes=400
     )
@@ -75,7 +75,7 @@ def test_a_flipped_bit_is_found(trained, tmp_path):
     row = zoo.open(store.root).table("runs").set_index("run_id").loc[runs[0].run_id]
     data = bytearray(store.read(row["checkpoint"]))
     data[-1] ^= 1
-    damaged = Store(tmp_path)
+    damaged = Folder(tmp_path)
     damaged.write(row["checkpoint"], bytes(data))
     place = (row["checkpoint"], int(row["checkpoint_index"]), runs[0].run_id)
     with pytest.raises(
@@ -90,7 +90,7 @@ def test_a_flipped_bit_is_found(trained, tmp_path):
 
 
 def test_weights_come_back_to_the_bit(tmp_path):
-    shape, store = ImageShape(3, 8, 5), Store(tmp_path)
+    shape, store = ImageShape(3, 8, 5), Folder(tmp_path)
     config = TrainConfig("d", "f", "resnet18", width=2, batch_size=2, data_amount=2, sample_passes=2)
     models = [initial_model("resnet18", 2, shape, seed) for seed in range(3)]
     runs = [Run(config, seed) for seed in range(3)]
@@ -103,7 +103,7 @@ def test_weights_come_back_to_the_bit(tmp_path):
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
-    shape, store = ImageShape(3, 8, 5), Store(tmp_path)
+    shape, store = ImageShape(3, 8, 5), Folder(tmp_path)
     run = Run(TrainConfig("d", "f", "mlp", width=4, batch_size=2, data_amount=2, sample_passes=2), 0)
     data = checkpoints.pack([run], [initial_model("mlp", 2, shape, 0).state_dict()], shape)
     name = store.write_named_by_content("c", data, ".safetensors")
@@ -121,7 +121,7 @@ def test_what_is_no_zoo(trained, tmp_path):
         opened.table("models")
     with pytest.raises(FileNotFoundError, match=r"has no labels\.parquet: the zoo is not built that far"):
         opened.table("labels")
-    Store(tmp_path).write("zoo.json", json.dumps({"schema_version": 99, "package_version": "9.0"}).encode())
+    Folder(tmp_path).write("zoo.json", json.dumps({"schema_version": 99, "package_version": "9.0"}).encode())
     with pytest.raises(
         ValueError, match=r"has schema version 99, this mdzoo reads version \d; open it with mdzoo 9\.0"
     ):

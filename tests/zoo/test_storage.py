@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from zoo.storage import Store
+from zoo.storage import Folder
 
 
 def test_round_trip_and_listing(tmp_path):
-    store = Store(tmp_path / "zoo")
+    store = Folder(tmp_path / "zoo")
     assert store.names("fragments/runs", ".parquet") == []
     store.write("fragments/runs/b.parquet", b"2")
     store.write("fragments/runs/a.parquet", b"1")
@@ -23,7 +23,7 @@ def test_round_trip_and_listing(tmp_path):
 
 
 def test_the_same_content_has_the_same_name(tmp_path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     first = store.write_named_by_content("checkpoints", b"weights", ".safetensors")
     assert store.write_named_by_content("checkpoints", b"weights", ".safetensors") == first
     assert store.write_named_by_content("checkpoints", b"other", ".safetensors") != first
@@ -32,7 +32,7 @@ def test_the_same_content_has_the_same_name(tmp_path):
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
 def test_a_write_that_breaks_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, broken):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     store.write("t.parquet", b"old")
 
     def fail(*_):
@@ -47,16 +47,16 @@ def test_a_write_that_breaks_leaves_the_old_file_and_nothing_else(tmp_path, monk
 
 
 def test_a_file_in_the_making_is_not_listed(tmp_path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     store.write("f/a.parquet", b"1")
     (tmp_path / "f" / ".b.parquet.123.tmp").write_bytes(b"half")
     assert store.names("f", ".parquet") == ["f/a.parquet"]
 
 
 def test_one_build_at_a_time(tmp_path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     script = (
-        "import pathlib, sys, zoo.storage\nwith zoo.storage.Store(pathlib.Path(sys.argv[1])).locked(): pass"
+        "import pathlib, sys, zoo.storage\nwith zoo.storage.Folder(pathlib.Path(sys.argv[1])).locked(): pass"
     )
     with store.locked():
         done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True)
@@ -67,7 +67,7 @@ def test_one_build_at_a_time(tmp_path):
 
 
 def test_delete(tmp_path):
-    store = Store(tmp_path)
+    store = Folder(tmp_path)
     store.write("a", b"1")
     store.delete("a")
     store.delete("a")
