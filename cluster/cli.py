@@ -24,6 +24,7 @@ from cluster.terminal import (
     stop,
 )
 from zoo import __version__, open_zoo
+from zoo.storage import Folder
 
 if TYPE_CHECKING:
     from cluster.driver import Summary
@@ -70,7 +71,10 @@ def build(
     spec: Annotated[
         str, typer.Argument(help="A TOML file, or the name of a shipped spec.", show_default=False)
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder of the zoo.", show_default=False)] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Folder of the zoo, or s3://BUCKET/PREFIX, or gs://...", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what a build would take.")] = False,
     data_dir: DataDir = None,
     address: Address = None,
@@ -149,14 +153,14 @@ def measure(
     _report(folder, summary, as_json)
 
 
-def _report(folder: Path, summary: Summary, as_json: bool) -> None:
+def _report(place: str, summary: Summary, as_json: bool) -> None:
     """Print how a zoo stands, and exit with 3 if some of it failed."""
     ends = {status: summary.counts[status] for status in ("done", "diverged", "failed")}
     made = {
         name: getattr(summary, name)
         for name in ("trained", "measured", "unmeasured", "failed_metrics", "seconds")
     }
-    show({"zoo": str(folder)} | ends | made, as_json)
+    show({"zoo": place} | ends | made, as_json)
     if not summary.is_whole:
         print(
             "mdzoo: some of it failed; reasons are in the tables runs and metrics, try again with --retry-failed",
@@ -215,7 +219,11 @@ def plot(
 
     zoo = open_zoo(folder)
     configs, runs, metrics = (zoo.table(name) for name in ("configs", "runs", "metrics"))
-    files = phase_plots(configs, runs, metrics, out or folder / "plots", zoo.metric_recipe)
+    if out is None and not isinstance(zoo.store, Folder):
+        raise typer.BadParameter(
+            "missing: give a folder of this machine for the pictures", param_hint="--out"
+        )
+    files = phase_plots(configs, runs, metrics, out or Path(folder) / "plots", zoo.metric_recipe)
     show({"plots": [str(file) for file in files]}, as_json)
 
 

@@ -32,7 +32,7 @@ DRAWS = 50
 def benchmark(
     out: Annotated[Path, typer.Option(help="Folder of the leaderboard.", show_default=False)],
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of one or more zoos.", show_default=False)
+        list[str] | None, typer.Argument(help="Folders or URIs of one or more zoos.", show_default=False)
     ] = None,
     published: Annotated[
         Path | None,
@@ -137,7 +137,7 @@ def _authors_zoo(folder: Path) -> Zoos:
     return {ZOO: published_cases(folder)}, {}
 
 
-def _opened(folders: list[Path]) -> Zoos:
+def _opened(folders: list[str]) -> Zoos:
     """The cases of built zoos, and what their features cost."""
     from diagnose import ZooTables, cases_of, feature_costs
 

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,7 +14,7 @@ WRONG_USE, FAILED_RUNS, INTERRUPTED = 2, 3, 130
 """Exit codes beside 0 and 1."""
 
 ZooFolder = Annotated[
-    Path, typer.Argument(help="Folder of a zoo that `mdzoo build` made.", show_default=False)
+    str, typer.Argument(help="Folder or URI of a zoo that `mdzoo build` made.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 

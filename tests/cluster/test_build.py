@@ -17,6 +17,7 @@ import torch
 import zoo
 from cluster import driver
 from cluster.executors import InProcessExecutor
+from tests.s3_server import BUCKET, CREDENTIALS, gateway, s3_server
 from zoo import stages
 from zoo.landscape.measure import RUN_METRICS, Estimate, register_run_metric
 from zoo.spec import parse_spec
@@ -45,7 +46,7 @@ TWO_BUILDS = pytest.mark.timeout(400)
 EXECUTION = ["seconds", "checkpoint", "checkpoint_index", "checkpoint_sha256"]
 
 
-def rows(root: Path, name: str) -> pd.DataFrame:
+def rows(root: Path | str, name: str) -> pd.DataFrame:
     """A table without what depends on when and with whom a run was trained."""
     frame = zoo.open(root).table(name)
     if "values" in frame:
@@ -53,7 +54,7 @@ def rows(root: Path, name: str) -> pd.DataFrame:
     return frame.drop(columns=EXECUTION, errors="ignore")
 
 
-def assert_equal_zoos(one: Path, two: Path) -> None:
+def assert_equal_zoos(one: Path, two: Path | str) -> None:
     for name in TABLES:
         pd.testing.assert_frame_equal(rows(one, name), rows(two, name))
     for run in zoo.open(one).table("runs").itertuples():
@@ -192,6 +193,18 @@ def test_an_interrupted_build_says_so_and_goes_on(tmp_path):
     assert facts["done"] + facts["missing"] == RUNS
     assert facts["done"] >= 2
     assert not facts["labelled"]
+
+
+def test_a_zoo_in_an_object_store_that_fails_now_and_then_is_the_same(serial, monkeypatch):
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with s3_server() as port, gateway(port, 0.1) as between, InProcessExecutor() as executor:
+        place = f"s3://{BUCKET}/zoos/tiny?endpoint_override=127.0.0.1:{between.port}&scheme=http"
+        summary = driver.build(parse_spec(SPEC), place, executor, stack_size=2)
+        assert (summary.trained, summary.measured, summary.is_whole) == (RUNS, 24, True)
+        assert between.seen["spoilt"] > 1
+        assert driver.build(parse_spec(SPEC), place, executor).trained == 0
+        assert_equal_zoos(serial, place)
 
 
 def test_a_finished_zoo_trains_nothing_however_it_is_cut(serial):
