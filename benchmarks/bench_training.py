@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cluster import driver
 from cluster.executors import RayExecutor
+from cluster.status_file import StatusFile
 from zoo.config import Run, TrainConfig
 from zoo.datasets import Dataset, DataSource, RunData, load_dataset, select
 from zoo.models import image_shape, initial_model
@@ -94,7 +95,8 @@ def compare(executor: RayExecutor, dataset: Dataset, size: int | None, batch_siz
             torch.set_num_threads(threads)
             times.append(seconds(plain_loop, config, data, dataset))
         with tempfile.TemporaryDirectory() as folder:
-            work = driver.Work(executor, Folder(Path(folder)), handle, stack_size=RUNS // (2 * cores) or 1)
+            store = Folder(Path(folder))
+            work = driver.Work(executor, store, handle, StatusFile(store), RUNS // (2 * cores) or 1)
             ours.append(seconds(driver.train, work, runs) / RUNS)
         if number == 0:
             ours.clear()

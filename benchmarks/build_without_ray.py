@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from cluster import driver
-from cluster.executors import Outcome
+from cluster.executors import Outcome, Split
 from zoo.landscape.recipes import RECIPES, MetricRecipe
 from zoo.spec import parse_spec, read_spec
 
@@ -37,15 +37,17 @@ class ProcessExecutor:
     """Runs jobs in new processes, that all know what was shared and the recipes as they are here."""
 
     def __init__(self, processes: int) -> None:
-        self._processes = processes
+        self._processes = self.running = processes
 
     def share(self, value: Any) -> Place:
         """Keep a value for the processes to come."""
         _SHARED.append(value)
         return Place(len(_SHARED) - 1)
 
-    def run(self, function: Callable[..., Any], jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
-        """Yield an outcome for each job, in the order of completion."""
+    def run(
+        self, function: Callable[..., Any], jobs: Iterable[Any], *shared: Any, split: Split | None = None
+    ) -> Iterator[Outcome]:
+        """Yield an outcome for each job, in the order of completion; jobs are sized so that none is split."""
         tasks = [(function, job, shared) for job in jobs]
         if tasks:
             known = (_SHARED, RECIPES)

@@ -13,6 +13,7 @@ import typer
 
 from cluster import cli_diagnosis, signals
 from cluster.executors import InProcessExecutor, RayExecutor
+from cluster.status_file import follow, read_status
 from cluster.terminal import (
     FAILED_RUNS,
     INTERRUPTED,
@@ -197,9 +198,19 @@ def _executor(
 
 
 @app.command()
-def status(folder: ZooFolder, as_json: Json = False) -> None:
-    """Say how far a zoo is: runs done, diverged, failed and missing."""
-    show(open_zoo(folder).status(), as_json)
+def status(
+    folder: ZooFolder,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the build that is at work, until it ends.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how far a zoo is: runs done, diverged, failed and missing; and what a build that is at work does."""
+    if watch:
+        follow(open_zoo(folder).store, as_json)
+        return
+    zoo = open_zoo(folder)
+    show(zoo.status() | {"build": read_status(zoo.store)}, as_json)
 
 
 app.command()(cli_diagnosis.benchmark)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from cluster.executors import Executor
+from cluster.executors import Executor, Split
 from cluster.progress import Progress
+from cluster.status_file import StatusFile
 from zoo import fragments, stages, tables
 from zoo.config import Run
 from zoo.fragments import FAILED, LOST
@@ -39,6 +40,7 @@ class Work(NamedTuple):
     executor: Executor
     store: Store
     datasets: dict[str, Any]
+    status: StatusFile
     stack_size: int = STACK_SIZE
     engine: str = "loop"
     device: str = "cpu"
@@ -108,10 +110,10 @@ def build(
     """
     clock, store = _Clock(), open_store(root)
     plan = make_plan(spec, data_dir)
-    with store.locked():
+    with store.locked(), StatusFile(store) as status:
         write_plan(store, spec, plan)
         datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
-        work = Work(executor, store, datasets, stack_size, device=device)
+        work = Work(executor, store, datasets, status, stack_size, device=device)
         clock.lap("plan")
 
         known = fragments.run_status(store)
@@ -172,9 +174,9 @@ def measure_again(
     functions, spec = functions_of(metrics), parse_spec(zoo.spec, f"the spec of {root}")
     plan = make_plan(spec, data_dir)
     _check_data(zoo, plan)
-    with zoo.store.locked():
+    with zoo.store.locked(), StatusFile(zoo.store) as status:
         datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
-        work = Work(executor, zoo.store, datasets, device=device)
+        work = Work(executor, zoo.store, datasets, status, device=device)
         runs, _ = fragments.merge_runs(zoo.store, {run.run_id for run in plan.runs})
         clock.lap("plan")
         planned = list(measurements_of(spec, plan.configurations, runs))
@@ -238,8 +240,9 @@ def train(work: Work, runs: Sequence[Run]) -> Counter[str]:
         _tell_once(told, f"training a stack of {len(stack.runs)} runs failed", error)
         return len(stack.runs)
 
-    with Progress("train", len(runs), "runs") as progress:
-        return _dispatch(work, progress, stages.train, stacks, (work.engine, work.device), fail)
+    with Progress("train", len(runs), "runs", work.status) as progress:
+        options = work.engine, work.device
+        return _dispatch(work, progress, stages.train, stacks, options, fail, Stack.halves)
 
 
 def measure(work: Work, jobs: Sequence[MeasureJob]) -> Counter[str]:
@@ -259,8 +262,8 @@ def measure(work: Work, jobs: Sequence[MeasureJob]) -> Counter[str]:
         _tell_once(told, f"measuring configurations {ids} failed", error)
         return job.size
 
-    with Progress("measure", sum(job.size for job in jobs), "measurements") as progress:
-        return _dispatch(work, progress, stages.measure, own, (work.device,), fail)
+    with Progress("measure", sum(job.size for job in jobs), "measurements", work.status) as progress:
+        return _dispatch(work, progress, stages.measure, own, (work.device,), fail, MeasureJob.halves)
 
 
 def _tell_once(told: set[str], what: str, error: str) -> None:
@@ -278,16 +281,16 @@ def _dispatch(
     jobs: Callable[[str], Iterator[Any]],
     options: tuple[str, ...],
     fail: Callable[[Any, str], int],
+    split: Split,
 ) -> Counter[str]:
     """Run a stage function for the jobs of each data set; `fail` says how much a failed job leaves undone."""
     counts: Counter[str] = Counter()
     for fingerprint, dataset in work.datasets.items():
-        for job, result, error in work.executor.run(
-            function, jobs(fingerprint), dataset, work.store, *options
-        ):
+        shared = dataset, work.store, *options
+        for job, result, error, host in work.executor.run(function, jobs(fingerprint), *shared, split=split):
             done = Counter(failed=fail(job, error)) if error is not None else result
             counts += done
-            progress.add(done)
+            progress.add(done, work.executor.running, host)
     return counts
 
 

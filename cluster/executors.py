@@ -2,13 +2,14 @@
 
 An executor takes jobs one by one from an iterator, keeps a bounded number of them in flight, and yields
 outcomes in the order of completion. A job that raises, or whose worker dies, is tried again; after `TRIES`
-its outcome is the traceback. The first line in this package that imports ray is in `RayExecutor`.
+its outcome is the traceback. One that ran out of memory is tried again in two halves. The first line in this
+package that imports ray is in `RayExecutor`.
 """
 
 from __future__ import annotations
 
-import math
 import os
+import platform
 import secrets
 import shutil
 import signal
@@ -16,8 +17,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
 
 from cluster import signals
@@ -27,61 +30,135 @@ TRIES = 3
 WINDOW_PER_CPU = 3
 """Jobs in flight a core: enough that no worker waits for the driver, few enough to bound its memory."""
 
-SECONDS_BETWEEN_LOOKS = 5.0
-"""How often the number of cores is asked for again."""
+NODE_LOSSES = 10
+"""Nodes that a job may lose before it is taken for the cause."""
+
+SECONDS_BETWEEN_LOOKS = 2.0
+"""How often the nodes are looked at: which have joined, which are gone."""
 
 SECONDS_BETWEEN_CHECKS = 1.0
 """How long at most a signal that got lost waits to be heard."""
 
+SECONDS_TO_JOIN = 120.0
+"""How long to wait for the first core of a cluster whose nodes are still starting."""
+
+LEAST_DEADLINE, SLOWER = 600.0, 10.0
+"""A job is given up on a node after so many seconds, or so many times what the slowest one before took."""
+
 
 class Outcome(NamedTuple):
-    """A job with its result, or with the traceback of its last try."""
+    """A job with its result, or with the traceback of its last try.
+
+    Attributes:
+        job: The job, or a half of one that ran out of memory.
+        result: What its function returned.
+        error: The traceback, if it failed for good.
+        host: Name of the machine where it ended; None if not known.
+    """
 
     job: Any
     result: Any = None
     error: str | None = None
+    host: str | None = None
 
 
 Function = Callable[..., Any]
+Split = Callable[[Any], Sequence[Any]]
+"""Gives the parts of a job that together do the same in less memory; none if it cannot be split."""
 
 
 class Executor(Protocol):
     """Runs `function(job, *shared)` for many jobs."""
 
+    @property
+    def running(self) -> int:
+        """Tasks that run now."""
+        ...
+
     def share(self, value: Any) -> Any:
         """Put a value where every task can read it; the handle may be passed to `run`."""
         ...
 
-    def run(self, function: Function, jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
-        """Yield an outcome for each job, in the order of completion."""
+    def run(
+        self, function: Function, jobs: Iterable[Any], *shared: Any, split: Split | None = None
+    ) -> Iterator[Outcome]:
+        """Yield an outcome for each job, in the order of completion; parts of a split job have their own."""
         ...
 
 
 class InProcessExecutor(AbstractContextManager["InProcessExecutor"]):
     """Runs jobs one after the other in this process."""
 
+    running = 1
+
     def share(self, value: Any) -> Any:
         """The value itself."""
         return value
 
-    def run(self, function: Function, jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
+    def run(
+        self, function: Function, jobs: Iterable[Any], *shared: Any, split: Split | None = None
+    ) -> Iterator[Outcome]:
         """Yield an outcome for each job; see `Executor.run`."""
         for job in jobs:
             signals.check()
-            yield _try_here(function, job, shared)
+            try:
+                yield self._try(function, job, shared, split is not None)
+            except MemoryError:
+                parts = _parts(split, job)
+                if parts:
+                    yield from self.run(function, parts, *shared, split=split)
+                else:
+                    yield self._try(function, job, shared)
+
+    def _try(
+        self, function: Function, job: Any, shared: tuple[Any, ...], may_be_split: bool = False
+    ) -> Outcome:
+        error = ""
+        for _ in range(TRIES):
+            try:
+                return Outcome(job, call("", (), function, job, *shared), host=platform.node())
+            except Exception as raised:
+                if may_be_split and is_out_of_memory(raised):
+                    raise MemoryError from raised
+                error = traceback.format_exc()
+        return Outcome(job, error=error, host=platform.node())
 
     def __exit__(self, *_: object) -> None:
         """Nothing to release."""
 
 
-def _try_here(function: Function, job: Any, shared: tuple[Any, ...]) -> Outcome:
-    error = ""
-    for _ in range(TRIES):
-        try:
-            return Outcome(job, call("", (), function, job, *shared))
-        except Exception:
-            error = traceback.format_exc()
-    return Outcome(job, error=error)
+def _parts(split: Split | None, job: Any) -> Sequence[Any]:
+    return split(job) if split is not None else ()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, the machine's or a GPU's, here or in a Ray task."""
+    cause = getattr(error, "cause", None) or error
+    return isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
+
+
+@dataclass(eq=False, slots=True)
+class _Attempt:
+    """A job on its way.
+
+    Attributes:
+        job: The job.
+        tries: How often it was tried, this time included.
+        losses: How many nodes were lost with it.
+        node: Node where it runs; None until it has started.
+        host: The name of that machine.
+        started: When it started, on the driver's clock.
+    """
+
+    job: Any
+    tries: int = 1
+    losses: int = 0
+    node: str | None = None
+    host: str | None = None
+    started: float = 0.0
+
+    def again(self, tries: int = 0, losses: int = 0) -> _Attempt:
+        return _Attempt(self.job, self.tries + tries, self.losses + losses)
 
 
 class RayExecutor(AbstractContextManager["RayExecutor"]):
@@ -98,18 +175,25 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         self, address: str | None = None, cpus: int | None = None, modules: Iterable[str] = ()
     ) -> None:
         self._address, self._cpus, self._modules = address, cpus, tuple(modules)
+        self._latest: _Run | None = None
+
+    @property
+    def running(self) -> int:
+        """Tasks that have started and not ended."""
+        started = self._latest.pending.values() if self._latest is not None else ()
+        return sum(attempt.node is not None for attempt in started)
 
     def __enter__(self) -> Self:
         """Start the private cluster, or join the other.
 
         Raises:
-            ConnectionError: If there is no cluster at the address, or it has no cores.
+            ConnectionError: If there is no cluster at the address, or it has no cores within two minutes.
         """
         self._ray = ray = _import_ray(private=self._address is None)
         # Not in TMPDIR: Ray's sockets lie below, and their paths must stay under 107 bytes.
         self._folder = tempfile.mkdtemp(prefix="mdzoo-", dir="/tmp") if self._address is None else None
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.getsignal(number) for number in signals.HEARD}
         try:
             if self._folder is not None:
                 ray.init(
@@ -117,10 +201,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 )
             else:
                 ray.init(self._address, **common)
-            if not self._cores():
-                raise ConnectionError(
-                    f"the Ray cluster at {self._address} has no cores yet; add nodes and try again"
-                )
+            self._wait_for_cores()
         except BaseException:
             self.__exit__()
             raise
@@ -129,52 +210,27 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 signal.signal(number, handler)
         return self
 
-    def _cores(self) -> int:
-        return int(self._ray.cluster_resources().get("CPU", 0))
+    def _wait_for_cores(self) -> None:
+        """Nodes may join after the driver starts, as with `ray submit`."""
+        until = time.monotonic() + SECONDS_TO_JOIN
+        while not _cores(self._ray.nodes()):
+            signals.check()
+            if time.monotonic() > until:
+                raise ConnectionError(
+                    f"the Ray cluster at {self._address} has no cores yet; add nodes and try again"
+                )
+            time.sleep(0.5)
 
     def share(self, value: Any) -> Any:
         """A reference to the value in the object store."""
         return self._ray.put(value)
 
-    def run(self, function: Function, jobs: Iterable[Any], *shared: Any) -> Iterator[Outcome]:
+    def run(
+        self, function: Function, jobs: Iterable[Any], *shared: Any, split: Split | None = None
+    ) -> Iterator[Outcome]:
         """Yield an outcome for each job; see `Executor.run`."""
-        # Ray's own retries are off: a try is counted here, whether the function raised or its worker died.
-        remote = self._ray.remote(num_cpus=1, max_retries=0)(call)
-        window, looked = 0, -math.inf
-        waiting: list[tuple[Any, int]] = []
-        pending: dict[Any, tuple[Any, int]] = {}
-        left = iter(jobs)
-
-        def submit(job: Any, tries: int) -> None:
-            reference = remote.remote(os.getcwd(), self._modules, function, job, *shared)
-            pending[reference] = (job, tries)
-
-        while True:
-            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:  # nodes may join late
-                window, looked = max(2, WINDOW_PER_CPU * self._cores()), time.monotonic()
-            while len(pending) < window:
-                if waiting:
-                    submit(*waiting.pop())
-                elif (job := next(left, _END)) is not _END:
-                    submit(job, 1)
-                else:
-                    break
-            if not pending:
-                return
-            done: list[Any] = []
-            while not done:
-                signals.check()
-                done, _ = self._ray.wait(list(pending), num_returns=1, timeout=SECONDS_BETWEEN_CHECKS)
-            ready = done[0]
-            job, tries = pending.pop(ready)
-            try:
-                outcome = Outcome(job, self._ray.get(ready))
-            except self._ray.exceptions.RayError as error:
-                if tries < TRIES:
-                    waiting.append((job, tries + 1))
-                    continue
-                outcome = Outcome(job, error=str(error))
-            yield outcome
+        self._latest = _Run(self._ray, self._modules, function, shared, split)
+        return self._latest.outcomes(iter(jobs))
 
     def __exit__(self, *_: object) -> None:
         """Stop the private cluster, or leave the one that was joined."""
@@ -183,7 +239,127 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _call_and_say_where(*given: Any) -> Iterator[Any]:
+    """What a Ray task yields: first the node where it runs and the name of its host, then the result of `call`."""
+    import ray
+
+    yield ray.get_runtime_context().get_node_id(), platform.node()
+    yield call(*given)
+
+
 _END = object()
+
+
+@dataclass(slots=True)
+class _Run:
+    """The jobs of one `RayExecutor.run`: what waits, what is on its way, and what becomes of it.
+
+    Ray tells of a node that froze, or that the network cut off, only after minutes; so the nodes are looked at
+    here, and a job on one that is gone is sent again at once. Should the first try still end somewhere, what it
+    commits is the same.
+    """
+
+    ray: Any
+    modules: tuple[str, ...]
+    function: Function
+    shared: tuple[Any, ...]
+    split: Split | None
+    waiting: deque[_Attempt] = field(default_factory=deque)
+    pending: dict[Any, _Attempt] = field(default_factory=dict)
+    alive: frozenset[str] = frozenset()
+    window: int = 2
+    looked: float = 0.0
+    slowest: float | None = None
+
+    def outcomes(self, jobs: Iterator[Any]) -> Iterator[Outcome]:
+        # Ray's own retries are off: a try is counted here, whether the function raised or its worker died.
+        remote = self.ray.remote(num_cpus=1, max_retries=0)(_call_and_say_where)
+        self.look()
+        try:
+            while True:
+                while len(self.pending) < self.window:
+                    if not self.waiting:
+                        if (job := next(jobs, _END)) is _END:
+                            break
+                        self.waiting.append(_Attempt(job))
+                    attempt = self.waiting.popleft()
+                    stream = remote.remote(
+                        os.getcwd(), self.modules, self.function, attempt.job, *self.shared
+                    )
+                    self.pending[stream] = attempt
+                if not self.pending:
+                    return
+                signals.check()
+                ready, _ = self.ray.wait(list(self.pending), timeout=SECONDS_BETWEEN_CHECKS)
+                for stream in ready:
+                    if (outcome := self.take(stream)) is not None:
+                        yield outcome
+                if time.monotonic() - self.looked > SECONDS_BETWEEN_LOOKS:
+                    self.look()
+                    for stream in self.lost():
+                        yield from self.send_again(stream)
+        finally:
+            for stream in self.pending:
+                self.ray.cancel(stream)
+
+    def look(self) -> None:
+        """See which nodes are there."""
+        nodes = [node for node in self.ray.nodes() if node["Alive"]]
+        self.alive = frozenset(node["NodeID"] for node in nodes)
+        self.window, self.looked = max(2, WINDOW_PER_CPU * _cores(nodes)), time.monotonic()
+
+    def take(self, stream: Any) -> Outcome | None:
+        """What a task says next: where it has started, its result, or its error."""
+        attempt = self.pending[stream]
+        try:
+            said = self.ray.get(next(stream))
+        except self.ray.exceptions.RayError as error:
+            del self.pending[stream]
+            return self.failed(attempt, error)
+        if attempt.node is None:
+            (attempt.node, attempt.host), attempt.started = said, time.monotonic()
+            return None
+        del self.pending[stream]
+        self.slowest = max(self.slowest or 0.0, time.monotonic() - attempt.started)
+        return Outcome(attempt.job, said, host=attempt.host)
+
+    def failed(self, attempt: _Attempt, error: Exception) -> Outcome | None:
+        """Send a job again, in two halves if memory ran out; or give up."""
+        if is_out_of_memory(error) and (parts := _parts(self.split, attempt.job)):
+            self.waiting.extend(_Attempt(part) for part in parts)
+            return None
+        node_died = isinstance(error, self.ray.exceptions.NodeDiedError)
+        again = attempt.again(losses=1) if node_died else attempt.again(tries=1)
+        if again.tries > TRIES or again.losses > NODE_LOSSES:
+            return Outcome(attempt.job, error=str(error), host=attempt.host)
+        self.waiting.append(again)
+        return None
+
+    def lost(self) -> list[Any]:
+        """Tasks on nodes that are gone, and those that take far longer than any before."""
+        limit = max(LEAST_DEADLINE, SLOWER * self.slowest) if self.slowest is not None else float("inf")
+        late = time.monotonic() - limit
+        return [
+            stream
+            for stream, attempt in self.pending.items()
+            if attempt.node is not None and (attempt.node not in self.alive or attempt.started < late)
+        ]
+
+    def send_again(self, stream: Any) -> Iterator[Outcome]:
+        """Give up a task, and send its job again."""
+        attempt = self.pending.pop(stream)
+        self.ray.cancel(stream, force=True)
+        gone = attempt.node not in self.alive
+        again = attempt.again(losses=1) if gone else attempt.again(tries=1)
+        if again.tries > TRIES or again.losses > NODE_LOSSES:
+            why = "its node was lost" if gone else f"it took over {time.monotonic() - attempt.started:.0f} s"
+            yield Outcome(attempt.job, error=f"given up, for the last time because {why}", host=attempt.host)
+        else:
+            self.waiting.append(again)
+
+
+def _cores(nodes: Iterable[dict[str, Any]]) -> int:
+    return int(sum(node["Resources"].get("CPU", 0) for node in nodes if node["Alive"]))
 
 
 def _import_ray(private: bool) -> Any:

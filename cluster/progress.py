@@ -9,6 +9,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from cluster.status_file import StatusFile
+
 LINE_SECONDS = 10.0
 """Time between plain lines."""
 
@@ -20,9 +22,10 @@ class Progress:
         stage: Name of the stage, such as "train".
         total: How much there is to do.
         unit: What is counted, such as "runs".
+        status: The file that says the same to those who look from elsewhere.
     """
 
-    def __init__(self, stage: str, total: int, unit: str) -> None:
+    def __init__(self, stage: str, total: int, unit: str, status: StatusFile) -> None:
         terminal = sys.stderr.isatty()
         self._counts: Counter[str] = Counter()
         self._bar = tqdm(
@@ -30,12 +33,14 @@ class Progress:
         )
         self._stage, self._unit, self._total, self._done = stage, unit, total, 0
         self._began = self._printed = time.monotonic()
-        self._lines = not terminal
+        self._lines, self._status = not terminal, status
+        status.stage(stage, unit, total)
         if self._lines and total:
             print(f"{stage}: {total} {unit} to do", file=sys.stderr, flush=True)
 
-    def add(self, counts: Counter[str]) -> None:
-        """Take in what a task did."""
+    def add(self, counts: Counter[str], running: int, host: str | None) -> None:
+        """Take in what a task did, how many run now, and where it ran."""
+        self._status.add(counts.total(), counts["failed"], running, host)
         self._counts += counts
         self._done += counts.total()
         self._bar.update(counts.total())

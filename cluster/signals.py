@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: both end a command cleanly, and neither gets lost.
+"""Ctrl-C, SIGTERM and a hang-up: each ends a command cleanly, and none gets lost.
 
 Python raises KeyboardInterrupt wherever the main thread happens to be. In a destructor it is printed and forgotten;
 so it is remembered here too, and raised again by who looks.
@@ -10,12 +10,17 @@ import signal
 import threading
 from typing import NoReturn
 
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""A hang-up comes when the terminal closes, or when the client of `ray submit` dies."""
+
 _ASKED = threading.Event()
 
 
 def install() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, now and at the next `check`."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Let the signals raise KeyboardInterrupt, now and at the next `check`; one ignored on purpose stays so."""
+    for number in HEARD:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # nohup
         signal.signal(number, _interrupt)
 
 

@@ -7,7 +7,8 @@ import json
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from itertools import combinations, pairwise
+from itertools import combinations, groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,18 @@ class MeasureJob(NamedTuple):
     def data_fingerprint(self) -> str:
         """The data set of all its configurations."""
         return self.parts[0].config.data_fingerprint
+
+    def halves(self) -> list[MeasureJob]:
+        """Two jobs with half of the measurements each; none if there is one measurement."""
+        items = [(part, due) for part in self.parts for due in part.measurements]
+        middle = len(items) // 2
+        return [self._with(items[:middle]), self._with(items[middle:])] if middle else []
+
+    def _with(self, items: Iterable[tuple[MeasurePart, Due]]) -> MeasureJob:
+        grouped = groupby(items, key=itemgetter(0))
+        return self._replace(
+            parts=tuple(part._replace(measurements=tuple(due for _, due in own)) for part, own in grouped)
+        )
 
     @property
     def size(self) -> int:

@@ -22,6 +22,11 @@ class Stack:
 
     runs: tuple[Run, ...]
 
+    def halves(self) -> list[Stack]:
+        """Two stacks with half of the runs each; none if there is one run."""
+        middle = len(self.runs) // 2
+        return [Stack(self.runs[:middle]), Stack(self.runs[middle:])] if middle else []
+
     @property
     def run_ids(self) -> list[str]:
         """The ids of its runs, in their order along the leading axis."""

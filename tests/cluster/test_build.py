@@ -17,6 +17,7 @@ import torch
 import zoo
 from cluster import driver
 from cluster.executors import InProcessExecutor
+from tests.processes import descendants, is_alive
 from tests.s3_server import BUCKET, CREDENTIALS, gateway, s3_server
 from zoo import stages
 from zoo.landscape.measure import RUN_METRICS, Estimate, register_run_metric
@@ -27,7 +28,7 @@ name = "tiny"
 [settings]
 dataset = "digits"
 architecture = "cnn"
-sample_passes = 3_000
+sample_passes = 1_000
 learning_rate = 0.2
 [[grids]]
 width = [1, 2]
@@ -87,32 +88,6 @@ def wait_for_fragments(process: subprocess.Popen[str], root: Path, kind: str, co
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until, "no fragment within 200 s"
         time.sleep(0.02)
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """The processes below `pid` and their command lines."""
-    parents, names = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-                names[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    below, grown = {pid}, True
-    while grown:
-        new = {child for child, parent in parents.items() if parent in below} - below
-        below, grown = below | new, bool(new)
-    return {child: names[child] for child in below - {pid} if child in names}
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not reaped has no command line."""
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Executors: every job has one outcome, failures are tried again, the window is bounded."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,31 @@ def test_a_failing_job_is_tried_again_and_then_reported(executor, tmp_path):
     if isinstance(executor, RayExecutor):
         assert len(list(tmp_path.glob("dies_always-*"))) == TRIES
         assert "died" in outcomes["dies_always"].error
+
+
+def takes_memory(job, most):
+    """Job: a list of numbers, too long a one does not fit."""
+    if len(job) > most:
+        raise MemoryError(f"{len(job)} numbers do not fit")
+    return sum(job)
+
+
+def halves(job):
+    middle = len(job) // 2
+    return [job[:middle], job[middle:]] if middle else []
+
+
+def test_what_ran_out_of_memory_is_done_in_halves(executor):
+    outcomes = list(executor.run(takes_memory, [[1, 2, 3, 4, 5], [6]], 2, split=halves))
+    assert sorted(o.job for o in outcomes) == [[1, 2], [3], [4, 5], [6]]
+    assert {o.result for o in outcomes} == {3, 9, 6}
+    (outcome,) = executor.run(takes_memory, [[1]], 0, split=halves)
+    assert "MemoryError: 1 numbers do not fit" in outcome.error
+
+
+def test_an_outcome_says_where_it_came_from(executor):
+    (outcome,) = executor.run(square, [2], 0)
+    assert outcome.host == platform.node()
 
 
 def test_jobs_are_taken_as_there_is_room(executor):

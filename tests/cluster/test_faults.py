@@ -1,0 +1,168 @@
+"""Two nodes on this machine, and what may befall them: nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.executors import RayExecutor
+from tests.processes import descendants
+from zoo import fragments
+from zoo.config import Run, TrainConfig
+from zoo.stacks import Stack
+from zoo.storage import Folder, Store
+
+pytestmark = pytest.mark.timeout(400)
+
+HEALTH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 500,
+    "health_check_failure_threshold": 2,
+}
+"""A node that is silent for a second or two is taken for dead, as tests have no minutes."""
+
+CONFIG = dict(
+    dataset="none", data_fingerprint="none", architecture="mlp", width=1, data_amount=1, sample_passes=1
+)
+
+
+def stacks(count: int) -> list[Stack]:
+    return [Stack((Run(TrainConfig(batch_size=i + 1, **CONFIG), 0),)) for i in range(count)]
+
+
+def commit(stack: Stack, store: Store) -> None:
+    rows = [
+        {
+            "run_id": run.run_id,
+            "config_id": run.config.config_id,
+            "seed": run.seed,
+            "status": "diverged",  # a status that needs no checkpoint
+            "history": [],
+        }
+        for run in stack.runs
+    ]
+    fragments.commit_runs(store, rows)
+
+
+def train(stack: Stack, store: Store, folder: str, seconds: float, crashes: float, errors: float) -> int:
+    """Sleep and commit. Some stacks kill their worker at first, before or after the commit; some always fail."""
+    number = stack.runs[0].config.batch_size
+    luck, tried = random.Random(number).random(), Path(folder) / f"tried-{number}"
+    first = not tried.exists()
+    tried.touch()
+    time.sleep(seconds)
+    if luck < crashes / 2 and first:
+        os._exit(1)
+    if luck > 1 - errors:
+        raise ValueError(f"stack {number} always fails")
+    commit(stack, store)
+    if luck < crashes and first:
+        os._exit(1)
+    return len(stack.runs)
+
+
+def recorded(store: Store, work: list[Stack]) -> Counter[str]:
+    """The rows of the merged table by run."""
+    planned = {run.run_id for stack in work for run in stack.runs}
+    table, _ = fragments.merge_runs(store, planned)
+    return Counter(table["run_id"].to_pylist())
+
+
+class Nodes:
+    """A head without cores, and nodes of one core each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH},
+        )
+        self.address = self._cluster.address
+
+    def add(self):
+        return self._cluster.add_node(num_cpus=1, include_dashboard=False)
+
+    def kill(self, node) -> None:
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def processes(self, node) -> list[int]:
+        """The raylet of a node and its workers."""
+        (raylet,) = node.all_processes["raylet"]
+        return [raylet.process.pid, *descendants(raylet.process.pid)]
+
+    def end(self) -> None:
+        self._cluster.shutdown()
+
+
+@contextlib.contextmanager
+def nodes() -> Iterator[Nodes]:
+    found = Nodes()
+    try:
+        yield found
+    finally:
+        found.end()
+
+
+def test_two_thousand_stacks_with_crashes_errors_and_a_node_killed_midway(tmp_path):
+    work, store, errors = stacks(2_000), Folder(tmp_path / "zoo"), 0.02
+    with nodes() as cluster:
+        cluster.add()
+        victim = cluster.add()
+        with RayExecutor(cluster.address) as executor:
+            ended, failed = 0, []
+            for outcome in executor.run(train, work, store, str(tmp_path), 0.0, 0.05, errors):
+                ended += 1
+                if outcome.error is not None:
+                    assert "always fails" in outcome.error
+                    failed.append(outcome.job)
+                if ended == 1_000:
+                    cluster.kill(victim)
+    assert ended == 2_000
+    unlucky = [s for s in work if random.Random(s.runs[0].config.batch_size).random() > 1 - errors]
+    assert sorted(map(repr, failed)) == sorted(map(repr, unlucky))
+    assert recorded(store, work) == Counter(run.run_id for s in work if s not in unlucky for run in s.runs)
+    assert not list((tmp_path / "zoo").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_what_ran_on_a_node_that_is_gone_runs_elsewhere(tmp_path, fault):
+    """Ray alone says nothing of a frozen node for seven minutes; and another that joins late takes part."""
+    work, store = stacks(12), Folder(tmp_path / "zoo")
+    frozen: list[int] = []
+    with nodes() as cluster:
+        victim = cluster.add()
+        with RayExecutor(cluster.address) as executor:
+            began, gone, hosts = time.monotonic(), 0.0, 0
+            try:
+                for number, outcome in enumerate(
+                    executor.run(train, work, store, str(tmp_path), 0.3, 0.0, 0.0)
+                ):
+                    assert outcome.error is None
+                    hosts += outcome.host is not None
+                    if number == 2:
+                        cluster.add()
+                        gone = time.monotonic()
+                        if fault == "killed":
+                            cluster.kill(victim)
+                        else:
+                            frozen = cluster.processes(victim)
+                            for pid in frozen:
+                                os.kill(pid, signal.SIGSTOP)
+            finally:
+                for pid in frozen:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            assert time.monotonic() - gone < 90
+            assert gone > began
+    assert hosts == 12
+    assert recorded(store, work) == Counter(run.run_id for s in work for run in s.runs)
