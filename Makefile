@@ -1,10 +1,11 @@
 # make demo   set up .venv and build, plot and benchmark the first zoo
 # make test   set up .venv and run all checks
+# make test-cluster  and of a cluster: faults of several nodes, ray up, ray submit, ray down (as root)
 # make lock   pin the newest versions that pyproject.toml allows
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lock
+.PHONY: demo test test-cluster lock
 
 demo: .venv/ready
 	$(BIN)/mdzoo build demo --out zoos/demo
@@ -16,6 +17,9 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 20
+
+test-cluster: .venv/ready
+	$(BIN)/python -m pytest -m cluster --durations 20
 
 lock: .venv/ready
 	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --all-extras --group dev \

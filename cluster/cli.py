@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster import cli_diagnosis, signals
-from cluster.executors import InProcessExecutor, RayExecutor
+from cluster.executors import GPU_SHARE, InProcessExecutor, RayExecutor
 from cluster.status_file import follow, read_status
 from cluster.terminal import (
     FAILED_RUNS,
@@ -61,6 +61,12 @@ Workers = Annotated[
     typer.Option(min=0, help="Cores of the private cluster (all); 0: no Ray, in this process."),
 ]
 Device = Annotated[str, typer.Option(help="Torch device of the tasks.")]
+Patience = Annotated[
+    float, typer.Option(min=0, help="With --address: seconds to wait for a node on which a task can run.")
+]
+GpuShare = Annotated[
+    float, typer.Option(min=0.01, help="With --device cuda: what a task takes of a GPU, which others share.")
+]
 Modules = Annotated[
     list[str] | None,
     typer.Option("--import", help="Python module that registers architectures or metrics."),
@@ -82,6 +88,8 @@ def build(
     workers: Workers = None,
     stack_size: Annotated[int, typer.Option(min=1, help="Most runs that train together in one task.")] = 16,
     device: Device = "cpu",
+    gpu_share: GpuShare = GPU_SHARE,
+    patience: Patience = 0.0,
     modules: Modules = None,
     retry_failed: Annotated[bool, typer.Option(help="Train again what failed in an earlier build.")] = False,
     as_json: Json = False,
@@ -100,7 +108,7 @@ def build(
             raise typer.BadParameter("missing: give the folder of the zoo, or --dry-run", param_hint="--out")
         from cluster import driver
 
-        with _executor(address, workers, modules or [], device) as executor:
+        with _executor(address, workers, modules or [], device, gpu_share, patience) as executor:
             summary = driver.build(
                 parsed,
                 out,
@@ -118,6 +126,45 @@ def build(
 
 
 @app.command()
+def submit(
+    spec: Annotated[
+        str, typer.Argument(help="A TOML file, or the name of a shipped spec.", show_default=False)
+    ],
+    out: Annotated[
+        str, typer.Option(help="An absolute path that all nodes share, or a URI.", show_default=False)
+    ],
+    address: Annotated[str, typer.Option(help="Ray's job server.")] = "http://127.0.0.1:8265",
+    modules: Modules = None,
+    device: Device = "cpu",
+    patience: Patience = 600.0,
+    retry_failed: Annotated[bool, typer.Option(help="Train again what failed in an earlier build.")] = False,
+    follow: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
+) -> None:
+    """Build a zoo as a job of a running Ray cluster, and follow its log. Ctrl-C leaves the job at work."""
+    from cluster import submission
+    from zoo.spec import SpecError, read_spec
+
+    try:
+        text = read_spec(spec).text
+    except (SpecError, FileNotFoundError) as error:
+        stop(str(error), WRONG_USE)
+    options = ["--device", device, *(["--retry-failed"] if retry_failed else [])]
+    job = submission.submit(text, out, address, modules or [], options, patience)
+    print(f"job {job} at {address}, zoo {out}", flush=True)
+    if not follow:
+        return
+    signals.install()
+    try:
+        code = submission.follow(job, address)
+    except KeyboardInterrupt:
+        stop(
+            f"job {job} goes on; `ray job stop {job}` stops it, `mdzoo status {out} --watch` follows the zoo",
+            INTERRUPTED,
+        )
+    raise typer.Exit(code)
+
+
+@app.command()
 def measure(
     folder: ZooFolder,
     metrics: Annotated[
@@ -129,6 +176,8 @@ def measure(
     address: Address = None,
     workers: Workers = None,
     device: Device = "cpu",
+    gpu_share: GpuShare = GPU_SHARE,
+    patience: Patience = 0.0,
     modules: Modules = None,
     retry_failed: Annotated[bool, typer.Option(help="Measure again what failed before.")] = False,
     as_json: Json = False,
@@ -139,7 +188,7 @@ def measure(
     names = [name for text in metrics or [] for name in text.split(",") if name]
     try:
         import_modules(modules or [])
-        with _executor(address, workers, modules or [], device) as executor:
+        with _executor(address, workers, modules or [], device, gpu_share, patience) as executor:
             summary = driver.measure_again(
                 folder,
                 executor,
@@ -183,16 +232,23 @@ def _check_device(device: str) -> None:
 
 @contextlib.contextmanager
 def _executor(
-    address: str | None, workers: int | None, modules: list[str], device: str
+    address: str | None,
+    workers: int | None,
+    modules: list[str],
+    device: str,
+    gpu_share: float,
+    patience: float,
 ) -> Iterator[InProcessExecutor | RayExecutor]:
     """Where the tasks run; meanwhile what Ray has to say goes to stderr, so that stdout is the result alone."""
     if address is not None and workers is not None:
         raise typer.BadParameter(
             "belongs to a private cluster; leave it out with --address", param_hint="--workers"
         )
-    _check_device(device)
+    if address is None:  # the driver of a cluster may stand where no GPU is
+        _check_device(device)
     signals.install()
-    chosen = InProcessExecutor() if workers == 0 else RayExecutor(address, workers, modules)
+    gpus = gpu_share if device.startswith("cuda") else 0.0
+    chosen = InProcessExecutor() if workers == 0 else RayExecutor(address, workers, modules, gpus, patience)
     with contextlib.redirect_stdout(sys.stderr), chosen as executor:
         yield executor
 

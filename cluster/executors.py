@@ -21,14 +21,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 from cluster import signals
 from cluster.tasks import call
 
 TRIES = 3
-WINDOW_PER_CPU = 3
-"""Jobs in flight a core: enough that no worker waits for the driver, few enough to bound its memory."""
+WINDOW_PER_PLACE = 3
+"""Jobs in flight for each that can run: no worker waits for the driver, and its memory is bounded."""
 
 NODE_LOSSES = 10
 """Nodes that a job may lose before it is taken for the cause."""
@@ -39,8 +40,8 @@ SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_CHECKS = 1.0
 """How long at most a signal that got lost waits to be heard."""
 
-SECONDS_TO_JOIN = 120.0
-"""How long to wait for the first core of a cluster whose nodes are still starting."""
+GPU_SHARE = 0.25
+"""Of a GPU, for a task that uses one: small networks leave most of it idle, so four share it."""
 
 LEAST_DEADLINE, SLOWER = 600.0, 10.0
 """A job is given up on a node after so many seconds, or so many times what the slowest one before took."""
@@ -169,12 +170,21 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
             object, is reachable with a random token only, and has neither dashboard nor usage reports.
         cpus: Cores of the private one; None takes all.
         modules: Python modules that a worker imports first, such as those that register architectures.
+        gpus: Of a GPU, what each task needs; 0 for none.
+        patience: Seconds to wait for a node on which a task can run, as nodes may join late.
     """
 
     def __init__(
-        self, address: str | None = None, cpus: int | None = None, modules: Iterable[str] = ()
+        self,
+        address: str | None = None,
+        cpus: int | None = None,
+        modules: Iterable[str] = (),
+        gpus: float = 0.0,
+        patience: float = 0.0,
     ) -> None:
         self._address, self._cpus, self._modules = address, cpus, tuple(modules)
+        self._need = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
+        self._patience = patience
         self._latest: _Run | None = None
 
     @property
@@ -187,7 +197,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         """Start the private cluster, or join the other.
 
         Raises:
-            ConnectionError: If there is no cluster at the address, or it has no cores within two minutes.
+            ConnectionError: If there is no cluster at the address, or no node of it has what a task needs.
         """
         self._ray = ray = _import_ray(private=self._address is None)
         # Not in TMPDIR: Ray's sockets lie below, and their paths must stay under 107 bytes.
@@ -201,7 +211,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 )
             else:
                 ray.init(self._address, **common)
-            self._wait_for_cores()
+            self._wait_for_room()
         except BaseException:
             self.__exit__()
             raise
@@ -210,15 +220,22 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 signal.signal(number, handler)
         return self
 
-    def _wait_for_cores(self) -> None:
-        """Nodes may join after the driver starts, as with `ray submit`."""
-        until = time.monotonic() + SECONDS_TO_JOIN
-        while not _cores(self._ray.nodes()):
+    def _wait_for_room(self) -> None:
+        """Nodes may join after the driver starts, as with `ray submit`; an autoscaler is told to start one."""
+        until, asked = time.monotonic() + self._patience, False
+        while not _room(nodes := self._ray.nodes(), self._need):
             signals.check()
             if time.monotonic() > until:
+                has = [_said(node["Resources"]) for node in nodes if node["Alive"]]
                 raise ConnectionError(
-                    f"the Ray cluster at {self._address} has no cores yet; add nodes and try again"
+                    f"a task needs {_said(self._need)} on one node, and the nodes of the Ray cluster have "
+                    f"{' / '.join(has) or 'nothing'}; add a node, or wait for one with --patience SECONDS"
                 )
+            if not asked:
+                from ray.autoscaler.sdk import request_resources
+
+                asked = True
+                request_resources(bundles=[self._need])
             time.sleep(0.5)
 
     def share(self, value: Any) -> Any:
@@ -229,7 +246,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         self, function: Function, jobs: Iterable[Any], *shared: Any, split: Split | None = None
     ) -> Iterator[Outcome]:
         """Yield an outcome for each job; see `Executor.run`."""
-        self._latest = _Run(self._ray, self._modules, function, shared, split)
+        self._latest = _Run(self._ray, self._need, self._modules, function, shared, split)
         return self._latest.outcomes(iter(jobs))
 
     def __exit__(self, *_: object) -> None:
@@ -260,6 +277,7 @@ class _Run:
     """
 
     ray: Any
+    need: dict[str, float]
     modules: tuple[str, ...]
     function: Function
     shared: tuple[Any, ...]
@@ -273,7 +291,8 @@ class _Run:
 
     def outcomes(self, jobs: Iterator[Any]) -> Iterator[Outcome]:
         # Ray's own retries are off: a try is counted here, whether the function raised or its worker died.
-        remote = self.ray.remote(num_cpus=1, max_retries=0)(_call_and_say_where)
+        needs = {"num_cpus": self.need["CPU"], "num_gpus": self.need.get("GPU", 0.0)}
+        remote = self.ray.remote(max_retries=0, **needs)(_call_and_say_where)
         self.look()
         try:
             while True:
@@ -306,7 +325,7 @@ class _Run:
         """See which nodes are there."""
         nodes = [node for node in self.ray.nodes() if node["Alive"]]
         self.alive = frozenset(node["NodeID"] for node in nodes)
-        self.window, self.looked = max(2, WINDOW_PER_CPU * _cores(nodes)), time.monotonic()
+        self.window, self.looked = max(2, WINDOW_PER_PLACE * _room(nodes, self.need)), time.monotonic()
 
     def take(self, stream: Any) -> Outcome | None:
         """What a task says next: where it has started, its result, or its error."""
@@ -358,15 +377,27 @@ class _Run:
             self.waiting.append(again)
 
 
-def _cores(nodes: Iterable[dict[str, Any]]) -> int:
-    return int(sum(node["Resources"].get("CPU", 0) for node in nodes if node["Alive"]))
+def _room(nodes: Iterable[dict[str, Any]], need: dict[str, float]) -> int:
+    """How many tasks can run at once on the nodes that live."""
+    return sum(
+        min(int(node["Resources"].get(kind, 0.0) / amount) for kind, amount in need.items())
+        for node in nodes
+        if node["Alive"]
+    )
+
+
+def _said(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in resources) or "none"
 
 
 def _import_ray(private: bool) -> Any:
     """The module ray; it reads its authentication from the environment when it is first imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if private and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        if private:
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        elif (Path.home() / ".ray" / "auth_token").is_file():
+            os.environ["RAY_AUTH_MODE"] = "token"
     import ray
 
     return ray

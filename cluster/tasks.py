@@ -18,11 +18,10 @@ def call(folder: str, modules: Iterable[str], function: Callable[..., Any], job:
         job: Its part of the plan.
         shared: What all jobs share.
     """
-    import torch
-
-    torch.set_num_threads(1)
     if modules and folder not in sys.path:
         sys.path.append(folder)
     for module in modules:
         importlib.import_module(module)
+    if (torch := sys.modules.get("torch")) is not None:  # else the function has no use for it
+        torch.set_num_threads(1)
     return function(job, *shared)

@@ -50,10 +50,10 @@ def test_diagnose_imports_only_the_light_side_of_zoo(path):
     assert "xgboost" not in tops(imports(path, top_level=True))
 
 
-def test_only_the_executor_imports_ray():
+def test_only_the_executor_and_the_job_client_import_ray():
     importers = {p.relative_to(ROOT).as_posix() for p in files("cluster") if "ray" in tops(imports(p))}
-    assert importers == {"cluster/executors.py"}
-    assert "ray" not in tops(imports(ROOT / "cluster" / "executors.py", top_level=True))
+    assert importers == {"cluster/executors.py", "cluster/submission.py"}
+    assert not any("ray" in tops(imports(ROOT / name, top_level=True)) for name in importers)
 
 
 READ_WITHOUT = """

@@ -182,6 +182,28 @@ def test_a_zoo_in_an_object_store_that_fails_now_and_then_is_the_same(serial, mo
         assert_equal_zoos(serial, place)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted by root")
+def test_a_build_on_a_full_disk_says_so_and_goes_on_when_there_is_room(serial, tmp_path):
+    root, mount = tmp_path / "zoo", ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs"]
+    root.mkdir()
+    if subprocess.run([*mount, root], capture_output=True).returncode:
+        pytest.skip("this machine lets root mount nothing")
+    try:
+        with InProcessExecutor() as executor:
+            with pytest.raises(OSError, match="No space left on device"):
+                driver.build(parse_spec(SPEC), root, executor, stack_size=2)
+            begun = len(list((root / "fragments/runs").glob("*.parquet")))
+            assert 0 < begun < 8
+            assert not list(root.rglob("*.tmp"))
+            subprocess.run(["mount", "-o", "remount,size=50m", root], check=True)
+            summary = driver.build(parse_spec(SPEC), root, executor, stack_size=2)
+        assert summary.is_whole
+        assert summary.trained <= RUNS - 2 * begun
+        assert_equal_zoos(serial, root)
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
 def test_a_finished_zoo_trains_nothing_however_it_is_cut(serial):
     before = {path: path.stat().st_mtime_ns for path in (serial / "fragments").rglob("*.parquet")}
     with InProcessExecutor() as executor:

@@ -20,7 +20,7 @@ from zoo.config import Run, TrainConfig
 from zoo.stacks import Stack
 from zoo.storage import Folder, Store
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.cluster]
 
 HEALTH = {
     "health_check_initial_delay_ms": 0,
