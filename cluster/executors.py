@@ -288,12 +288,11 @@ class _Run:
     window: int = 2
     looked: float = 0.0
     slowest: float | None = None
+    remote: Any = None
 
     def outcomes(self, jobs: Iterator[Any]) -> Iterator[Outcome]:
-        # Ray's own retries are off: a try is counted here, whether the function raised or its worker died.
-        needs = {"num_cpus": self.need["CPU"], "num_gpus": self.need.get("GPU", 0.0)}
-        remote = self.ray.remote(max_retries=0, **needs)(_call_and_say_where)
         self.look()
+        self.renew()
         try:
             while True:
                 while len(self.pending) < self.window:
@@ -302,7 +301,7 @@ class _Run:
                             break
                         self.waiting.append(_Attempt(job))
                     attempt = self.waiting.popleft()
-                    stream = remote.remote(
+                    stream = self.remote.remote(
                         os.getcwd(), self.modules, self.function, attempt.job, *self.shared
                     )
                     self.pending[stream] = attempt
@@ -314,7 +313,11 @@ class _Run:
                     if (outcome := self.take(stream)) is not None:
                         yield outcome
                 if time.monotonic() - self.looked > SECONDS_BETWEEN_LOOKS:
+                    before = self.alive
                     self.look()
+                    if before - self.alive:
+                        self.renew()
+                        self.recall()
                     for stream in self.lost():
                         yield from self.send_again(stream)
         finally:
@@ -326,6 +329,22 @@ class _Run:
         nodes = [node for node in self.ray.nodes() if node["Alive"]]
         self.alive = frozenset(node["NodeID"] for node in nodes)
         self.window, self.looked = max(2, WINDOW_PER_PLACE * _room(nodes, self.need)), time.monotonic()
+
+    def renew(self) -> None:
+        """Make the remote function anew.
+
+        Ray asks a node for room once for all tasks of a function, and waits for its answer, which a frozen node never
+        gives, though others have room. Of a new function it asks anew.
+        """
+        # Ray's own retries are off: a try is counted here, whether the function raised or its worker died.
+        needs = {"num_cpus": self.need["CPU"], "num_gpus": self.need.get("GPU", 0.0)}
+        self.remote = self.ray.remote(max_retries=0, **needs)(_call_and_say_where)
+
+    def recall(self) -> None:
+        """Take back what has not started anywhere; it goes out with the new remote function."""
+        for stream in [stream for stream, attempt in self.pending.items() if attempt.node is None]:
+            self.ray.cancel(stream)
+            self.waiting.append(self.pending.pop(stream).again())
 
     def take(self, stream: Any) -> Outcome | None:
         """What a task says next: where it has started, its result, or its error."""

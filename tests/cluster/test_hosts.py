@@ -243,7 +243,7 @@ def test_a_build_as_a_job_follows_its_log_and_takes_a_token(head, tmp_path):
     token = (tmp_path / "home" / ".ray" / "auth_token").read_text().strip()
     assert token not in done.stdout + done.stderr
     assert not any(token in path.read_text(errors="ignore") for path in out.rglob("*") if path.is_file())
-    failed = submit("--out", out, "--import", "mine", "--device", "cuda")
+    failed = submit("--out", out, "--import", "mine", "--device", "cuda", "--patience", 1)
     assert failed.returncode == 1
     assert (
         "a task needs 1 CPU, 0.25 GPU on one node, and the nodes of the Ray cluster have 2 CPU"
