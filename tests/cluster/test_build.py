@@ -110,7 +110,7 @@ def test_a_driver_killed_halfway_is_finished_by_the_next(serial, tmp_path):
     process.kill()
     process.communicate()
     # Ray's own agents take a minute or two to notice; what could still write to the zoo ends at once.
-    writers = [pid for pid, name in workers.items() if name.startswith(("ray::call", "ray::IDLE"))]
+    writers = [pid for pid, name in workers.items() if name.startswith(("ray::_call", "ray::IDLE"))]
     assert writers
     until = time.monotonic() + 60
     while left := [pid for pid in writers if is_alive(pid)]:
@@ -130,7 +130,7 @@ def test_a_driver_killed_halfway_is_finished_by_the_next(serial, tmp_path):
 def test_parallel_equals_serial_though_a_worker_is_killed(serial, tmp_path):
     process = start(tmp_path, "zoo", "--stack-size", "2", "--json")
     wait_for_fragments(process, tmp_path / "zoo", "runs", 1)
-    victims = [pid for pid, name in descendants(process.pid).items() if name.startswith("ray::call")]
+    victims = [pid for pid, name in descendants(process.pid).items() if name.startswith("ray::_call")]
     assert victims
     os.kill(victims[0], signal.SIGKILL)
     out, err = process.communicate()
