@@ -331,7 +331,7 @@ def test_a_stack_that_fails_for_good_becomes_rows_and_can_be_tried_again(serial,
     def fails_at_width_2(stack, *shared):
         if stack.runs[0].config.width == 2:
             tries[stack] += 1
-            raise MemoryError("no room for this stack")
+            raise RuntimeError("no way to train this stack")
         return train(stack, *shared)
 
     monkeypatch.setattr(stages, "train", fails_at_width_2)
@@ -340,11 +340,27 @@ def test_a_stack_that_fails_for_good_becomes_rows_and_can_be_tried_again(serial,
         assert summary.counts == Counter(done=8, failed=8)
         assert set(tries.values()) == {3}
         failed = zoo.open(tmp_path).table("runs").query("status == 'failed'")
-        assert failed["reason"].str.contains("MemoryError: no room for this stack").all()
+        assert failed["reason"].str.contains("RuntimeError: no way to train this stack").all()
         assert set(failed["config_id"]).isdisjoint(zoo.open(tmp_path).table("labels")["config_id"])
         monkeypatch.undo()
         assert driver.build(parse_spec(SPEC), tmp_path, executor).trained == 0
         assert driver.build(parse_spec(SPEC), tmp_path, executor, retry_failed=True).trained == 8
+    assert_equal_zoos(serial, tmp_path)
+
+
+def test_a_stack_that_does_not_fit_is_trained_in_halves(serial, tmp_path, monkeypatch):
+    train, fitted = stages.train, []
+
+    def fits_two(stack, *shared):
+        if len(stack.runs) > 2:
+            raise MemoryError("no room for this stack")
+        fitted.append(len(stack.runs))
+        return train(stack, *shared)
+
+    monkeypatch.setattr(stages, "train", fits_two)
+    with InProcessExecutor() as executor:
+        assert driver.build(parse_spec(SPEC), tmp_path, executor).is_whole
+    assert fitted == [2] * 8
     assert_equal_zoos(serial, tmp_path)
 
 
