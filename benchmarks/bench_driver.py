@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from cluster.executors import RayExecutor
+from cluster.ray_executor import RayExecutor
 from zoo import fragments
 from zoo.config import Run, TrainConfig
 from zoo.stacks import Stack, cut_stacks

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from cluster import driver
-from cluster.executors import RayExecutor
+from cluster.ray_executor import RayExecutor
 from cluster.status_file import StatusFile
 from zoo.config import Run, TrainConfig
 from zoo.datasets import Dataset, DataSource, RunData, load_dataset, select

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster import cli_diagnosis, signals
-from cluster.executors import GPU_SHARE, InProcessExecutor, RayExecutor
+from cluster.executors import InProcessExecutor
+from cluster.ray_executor import GPU_SHARE, RayExecutor
 from cluster.status_file import follow, read_status
 from cluster.terminal import (
     FAILED_RUNS,
@@ -125,8 +126,9 @@ def build(
     _report(out, summary, as_json)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def submit(
+    context: typer.Context,
     spec: Annotated[
         str, typer.Argument(help="A TOML file, or the name of a shipped spec.", show_default=False)
     ],
@@ -135,12 +137,12 @@ def submit(
     ],
     address: Annotated[str, typer.Option(help="Ray's job server.")] = "http://127.0.0.1:8265",
     modules: Modules = None,
-    device: Device = "cpu",
-    patience: Patience = 600.0,
-    retry_failed: Annotated[bool, typer.Option(help="Train again what failed in an earlier build.")] = False,
     follow: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
 ) -> None:
-    """Build a zoo as a job of a running Ray cluster, and follow its log. Ctrl-C leaves the job at work."""
+    """Build a zoo as a job of a running Ray cluster, and follow its log. Ctrl-C leaves the job at work.
+
+    Other options are those of `mdzoo build`, as --device cuda.
+    """
     from cluster import submission
     from zoo.spec import SpecError, read_spec
 
@@ -148,8 +150,7 @@ def submit(
         text = read_spec(spec).text
     except (SpecError, FileNotFoundError) as error:
         stop(str(error), WRONG_USE)
-    options = ["--device", device, *(["--retry-failed"] if retry_failed else [])]
-    job = submission.submit(text, out, address, modules or [], options, patience)
+    job = submission.submit(text, out, address, modules or [], context.args)
     print(f"job {job} at {address}, zoo {out}", flush=True)
     if not follow:
         return

@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from cluster import signals
+from cluster.ray_executor import use_token
 
-SECONDS_BETWEEN_LOOKS = 1.0
+ON_CLUSTER = ("--address", "auto", "--patience", "600")
+"""Options of a build on the cluster where it runs: nodes may join while it waits."""
+
+SECONDS_BETWEEN_LOOKS, SECONDS_TO_ACCEPT = 1.0, 60.0
 SPEC = "spec.toml"
 
 
 def submit(
-    spec: str,
-    out: str,
-    address: str,
-    modules: Sequence[str] = (),
-    options: Sequence[str] = (),
-    patience: float = 600.0,
+    spec: str, out: str, address: str, modules: Sequence[str] = (), options: Sequence[str] = ()
 ) -> str:
     """Submit a build, and return the job's id.
 
@@ -35,27 +34,47 @@ def submit(
         address: The job server, as http://127.0.0.1:8265.
         modules: Python files or packages of the current folder, without `.py`, which travel too and are imported.
         options: More options of `mdzoo build`.
-        patience: Seconds to wait for a node on which a task can run.
 
     Raises:
         ValueError: If `out` is relative, or a module is not in the current folder.
         ConnectionError: If no job server answers there, or it wants a token.
     """
+    check_place(out)
+    imports = [part for module in modules for part in ("--import", module)]
+    command = ["mdzoo", "build", SPEC, "--out", out, *ON_CLUSTER]
+    client = _client(address)
+    until = time.monotonic() + SECONDS_TO_ACCEPT
+    with _folder(spec, modules) as folder:
+        while True:
+            try:
+                return str(
+                    client.submit_job(
+                        entrypoint=shlex.join(
+                            [*command, *imports, *options]
+                        ),  # of two, the later option counts
+                        runtime_env={"working_dir": str(folder)},
+                        metadata={"zoo": out},
+                    )
+                )
+            except RuntimeError as error:  # a head that has just started has no agent yet to run a job
+                if time.monotonic() > until:
+                    raise ConnectionError(
+                        f"the job server at {address} took no job within {SECONDS_TO_ACCEPT:.0f} s: {error}"
+                    ) from error
+            signals.check()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def check_place(out: str) -> None:
+    """Refuse a zoo's place that is relative: a job's current folder is one of Ray's.
+
+    Raises:
+        ValueError: If it is.
+    """
     if "://" not in out and not Path(out).is_absolute():
         raise ValueError(
             f"--out {out} is relative to a folder that Ray may delete; give an absolute path that all nodes share, "
             "or a URI such as s3://bucket/zoos/demo"
-        )
-    imports = [part for module in modules for part in ("--import", module)]
-    command = ["mdzoo", "build", SPEC, "--out", out, "--address", "auto", "--patience", f"{patience:g}"]
-    client = _client(address)
-    with _folder(spec, modules) as folder:
-        return str(
-            client.submit_job(
-                entrypoint=shlex.join([*command, *imports, *options]),
-                runtime_env={"working_dir": str(folder)},
-                metadata={"zoo": out},
-            )
         )
 
 
@@ -102,8 +121,7 @@ def _folder(spec: str, modules: Sequence[str]) -> Iterator[Path]:
 
 def _client(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if "RAY_AUTH_MODE" not in os.environ and (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ["RAY_AUTH_MODE"] = "token"
+    use_token()
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 

@@ -59,18 +59,20 @@ class Bucket(Store):
         """
         parts = urlsplit(uri)
         options = dict(parse_qsl(parts.query))
-        if parts.scheme not in ("s3", "gs"):
-            raise ValueError(
-                f"{uri}: a zoo lives in a folder, or at s3:// or gs://, not at {parts.scheme}://"
-            )
         if parts.username or parts.password:
             raise ValueError(
                 f"the URI of bucket {parts.hostname} holds a password, which would end up in logs; put it into the "
                 "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the machine's role"
             )
-        if unknown := sorted(set(options) - set(OPTIONS)):
-            raise ValueError(f"{uri}: options {unknown} are not known; there are {', '.join(OPTIONS)}")
         prefix = f"{parts.netloc}{parts.path}".rstrip("/")
+        if parts.scheme not in ("s3", "gs"):
+            raise ValueError(
+                f"a zoo lives in a folder, or at s3:// or gs://, not at {parts.scheme}://{prefix}"
+            )
+        if unknown := sorted(set(options) - set(OPTIONS)):  # their values may be secret
+            raise ValueError(
+                f"{parts.scheme}://{prefix}: options {unknown} are not known; there are {', '.join(OPTIONS)}"
+            )
         if not parts.netloc:
             raise ValueError(f"{uri} names no bucket; write {parts.scheme}://BUCKET/PREFIX")
         return cls(uri, prefix)

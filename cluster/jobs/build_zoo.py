@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from cluster.cli import main
+from cluster.submission import ON_CLUSTER, check_place
 
 HERE = Path("/tmp/ray/ray_current_cluster")
 """Ray's own note of the cluster that this machine belongs to."""
@@ -21,16 +22,15 @@ HERE = Path("/tmp/ray/ray_current_cluster")
 def arguments(given: list[str]) -> list[str]:
     """The arguments of `mdzoo`, with the cluster that is here, and time for its nodes to join."""
     places = [place for option, place in itertools.pairwise(given) if option == "--out"]
-    if "--dry-run" not in given and not all("://" in place or place.startswith("/") for place in places):
-        sys.exit(
-            f"--out {places[0]} is relative to a folder that Ray may delete; give an absolute path that all nodes "
-            "share, or a URI such as s3://bucket/zoos/demo"
-        )
+    try:
+        for place in places:
+            check_place(place)
+    except ValueError as error:
+        sys.exit(str(error))
     in_cluster = "RAY_ADDRESS" in os.environ or HERE.is_file()
     if not in_cluster or "--address" in given or "--workers" in given:
         return ["build", *given]
-    patience = [] if "--patience" in given else ["--patience", "600"]
-    return ["build", *given, "--address", "auto", *patience]
+    return ["build", *ON_CLUSTER, *given]  # of two, the later option counts
 
 
 if __name__ == "__main__":

@@ -309,16 +309,17 @@ def test_a_zoo_is_measured_on_no_other_data(serial, tmp_path):
 
 @TWO_BUILDS
 def test_an_interrupted_measure_goes_on(serial, tmp_path):
-    """SIGHUP, as when the client of `ray submit` dies."""
+    """By Ctrl-C, then by a hang-up, as when the client of `ray submit` dies."""
     for name in ("whole", "halves"):
         shutil.copytree(serial, tmp_path / name)
     assert subprocess.run(again(tmp_path / "whole"), capture_output=True).returncode == 0
     begun = len(list((tmp_path / "halves/fragments/metrics").glob("*.parquet")))
-    process = subprocess.Popen(again(tmp_path / "halves"), stderr=subprocess.PIPE, text=True)
-    wait_for_fragments(process, tmp_path / "halves", "metrics", begun + 1)
-    process.send_signal(signal.SIGHUP)
-    assert "what is measured is kept" in process.communicate()[1]
-    assert process.returncode == 130
+    for number, signaled in enumerate((signal.SIGINT, signal.SIGHUP), 1):
+        process = subprocess.Popen(again(tmp_path / "halves"), stderr=subprocess.PIPE, text=True)
+        wait_for_fragments(process, tmp_path / "halves", "metrics", begun + number)
+        process.send_signal(signaled)
+        assert "what is measured is kept" in process.communicate()[1]
+        assert process.returncode == 130
     done = subprocess.run(again(tmp_path / "halves", "--json"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["measured"] < RUNS + 8

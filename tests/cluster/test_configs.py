@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import ValidationError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "cluster" / "configs"
@@ -19,7 +20,10 @@ LAUNCHER = ("on-premises.yaml", "aws.yaml", "gcp.yaml")
 def test_the_launcher_takes_them(name):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    validate_config(prepare_config(yaml.safe_load((CONFIGS / name).read_text())))
+    config = prepare_config(yaml.safe_load((CONFIGS / name).read_text()))
+    validate_config(config)
+    with pytest.raises(ValidationError, match="nodes"):
+        validate_config(config | {"nodes": 3})
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.iterdir()), ids=lambda path: path.name)
@@ -69,8 +73,8 @@ def test_the_job_script_finds_the_cluster_and_refuses_a_relative_place(monkeypat
     given = ["demo", "--out", "/zoos/demo"]
     assert job.arguments(given) == ["build", *given]
     (tmp_path / "cluster").touch()
-    assert job.arguments(given) == ["build", *given, "--address", "auto", "--patience", "600"]
+    assert job.arguments(given) == ["build", "--address", "auto", "--patience", "600", *given]
     assert job.arguments([*given, "--workers", "0"]) == ["build", *given, "--workers", "0"]
-    assert job.arguments(["demo", "--out", "s3://zoos/demo"])[:2] == ["build", "demo"]
+    assert job.arguments(["demo", "--out", "s3://zoos/demo"])[-2:] == ["--out", "s3://zoos/demo"]
     with pytest.raises(SystemExit, match="--out zoos/demo is relative to a folder that Ray may delete"):
         job.arguments(["demo", "--out", "zoos/demo"])

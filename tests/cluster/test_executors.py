@@ -4,11 +4,14 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from cluster.executors import TRIES, InProcessExecutor, RayExecutor
+from cluster import ray_executor
+from cluster.executors import TRIES, InProcessExecutor
+from cluster.ray_executor import RayExecutor
 
 
 def square(job, offset):
@@ -75,6 +78,21 @@ def test_what_ran_out_of_memory_is_done_in_halves(executor):
     assert "MemoryError: 1 numbers do not fit" in outcome.error
 
 
+def hangs_at_first(job, folder):
+    if job == "hangs" and not (Path(folder) / "tried").exists():
+        (Path(folder) / "tried").touch()
+        time.sleep(1_000)
+    return job
+
+
+def test_a_job_that_takes_far_longer_than_the_others_is_sent_again(executor, tmp_path, monkeypatch):
+    if not isinstance(executor, RayExecutor):
+        pytest.skip("what hangs in this process hangs it")
+    monkeypatch.setattr(ray_executor, "LEAST_DEADLINE", 1.0)
+    outcomes = executor.run(hangs_at_first, ["hangs", "a", "b"], str(tmp_path))
+    assert sorted(o.result for o in outcomes) == ["a", "b", "hangs"]
+
+
 def test_an_outcome_says_where_it_came_from(executor):
     (outcome,) = executor.run(square, [2], 0)
     assert outcome.host == platform.node()
@@ -120,7 +138,7 @@ def test_an_existing_cluster_is_joined_by_its_address(tmp_path):
     )
     try:
         script = (
-            "from cluster.executors import RayExecutor\n"
+            "from cluster.ray_executor import RayExecutor\n"
             "from operator import add\n"
             f"with RayExecutor('127.0.0.1:{port}') as executor:\n"
             "    print(sorted(o.result for o in executor.run(add, [1, 2], 10)))\n"

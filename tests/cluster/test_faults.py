@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.executors import RayExecutor
+from cluster.ray_executor import RayExecutor
 from tests.processes import descendants
 from zoo import fragments
 from zoo.config import Run, TrainConfig

@@ -192,6 +192,7 @@ def head(tmp_path):
         "--port=6397",
         "--dashboard-host=127.0.0.1",
         "--dashboard-port=8297",
+        "--dashboard-agent-listen-port=8296",
     ]
     process = subprocess.Popen(
         [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *options],

@@ -24,8 +24,6 @@ width = [1, 8]
 batch_size = 32
 data_amount = [256, 4_096]
 seeds = 2
-[measure]
-metrics = ["hessian_trace", "hessian_top_eigenvalue", "mode_connectivity", "cka", "spectral_alpha", "dead_units"]
 """
 
 CIFAR = """

@@ -45,6 +45,15 @@ def test_a_job_measures_configurations_whose_runs_could_share_a_stack():
     jobs = list(measure_jobs(planned, {}, "default", functions_of(["cka", "hessian_trace"])))
     assert [[part.config for part in job.parts] for job in jobs] == [[quiet, noisy], [hot, hotter], [wide]]
     assert [job.size for job in jobs] == [24, 24, 12]
+    halves = jobs[0].halves()
+    assert [half.size for half in halves] == [12, 12]
+    assert [part for half in halves for part in half.parts] == list(jobs[0].parts)
+    (uneven, _), lone = (
+        halves[0].halves(),
+        jobs[0]._with([(jobs[0].parts[0], jobs[0].parts[0].measurements[0])]),
+    )
+    assert uneven.parts[0].measurements == jobs[0].parts[0].measurements[:6]
+    assert lone.halves() == []
     done = {item: {("hessian_trace", "train"): True} for item in planned[0].measurements}
     rest = list(measure_jobs(planned[:1], done, "default", functions_of(["cka", "hessian_trace"])))
     assert {due.metrics for job in rest for part in job.parts for due in part.measurements} == {("cka",)}

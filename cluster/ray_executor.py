@@ -1,0 +1,339 @@
+"""Stage functions as tasks of a Ray cluster, one of this machine or one that is joined.
+
+The tries are counted here and the nodes are watched here: Ray tells of a node that froze, or that the network cut
+off, only after minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from cluster import signals
+from cluster.executors import TRIES, Function, Outcome, Split, parts_of
+from cluster.tasks import call
+
+WINDOW_PER_PLACE = 3
+"""Jobs in flight for each that can run: no worker waits for the driver, and its memory is bounded."""
+
+NODE_LOSSES = 10
+"""Nodes that a job may lose before it is taken for the cause."""
+
+SECONDS_BETWEEN_LOOKS = 2.0
+"""How often the nodes are looked at: which have joined, which are gone."""
+
+SECONDS_BETWEEN_CHECKS = 1.0
+"""How long at most a signal that got lost waits to be heard."""
+
+GPU_SHARE = 0.25
+"""Of a GPU, for a task that uses one: small networks leave most of it idle, so four share it."""
+
+LEAST_DEADLINE, SLOWER = 600.0, 10.0
+"""A job is given up on a node after so many seconds, or so many times what the slowest one before took."""
+
+
+@dataclass(eq=False, slots=True)
+class _Attempt:
+    """A job on its way.
+
+    Attributes:
+        job: The job.
+        tries: How often it was tried, this time included.
+        losses: How many nodes were lost with it.
+        node: Node where it runs; None until it has started.
+        host: The name of that machine.
+        started: When it started, on the driver's clock.
+    """
+
+    job: Any
+    tries: int = 1
+    losses: int = 0
+    node: str | None = None
+    host: str | None = None
+    started: float = 0.0
+
+    def again(self, tries: int = 0, losses: int = 0) -> _Attempt:
+        return _Attempt(self.job, self.tries + tries, self.losses + losses)
+
+
+class RayExecutor(AbstractContextManager["RayExecutor"]):
+    """Runs jobs as Ray tasks of one core each.
+
+    Args:
+        address: A Ray cluster to join; None starts a private one on this machine, which ends with this
+            object, is reachable with a random token only, and has neither dashboard nor usage reports.
+        cpus: Cores of the private one; None takes all.
+        modules: Python modules that a worker imports first, such as those that register architectures.
+        gpus: Of a GPU, what each task needs; 0 for none.
+        patience: Seconds to wait for a node on which a task can run, as nodes may join late.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        cpus: int | None = None,
+        modules: Iterable[str] = (),
+        gpus: float = 0.0,
+        patience: float = 0.0,
+    ) -> None:
+        self._address, self._cpus, self._modules = address, cpus, tuple(modules)
+        self._need = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
+        self._patience = patience
+        self._latest: _Run | None = None
+
+    @property
+    def running(self) -> int:
+        """Tasks that have started and not ended."""
+        started = self._latest.pending.values() if self._latest is not None else ()
+        return sum(attempt.node is not None for attempt in started)
+
+    def __enter__(self) -> Self:
+        """Start the private cluster, or join the other.
+
+        Raises:
+            ConnectionError: If there is no cluster at the address, or no node of it has what a task needs.
+        """
+        self._ray = ray = _import_ray(private=self._address is None)
+        # Not in TMPDIR: Ray's sockets lie below, and their paths must stay under 107 bytes.
+        self._folder = tempfile.mkdtemp(prefix="mdzoo-", dir="/tmp") if self._address is None else None
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+        handlers = {number: signal.getsignal(number) for number in signals.HEARD}
+        try:
+            if self._folder is not None:
+                ray.init(
+                    "local", num_cpus=self._cpus, include_dashboard=False, _temp_dir=self._folder, **common
+                )
+            else:
+                ray.init(self._address, **common)
+            self._wait_for_room()
+        except BaseException:
+            self.__exit__()
+            raise
+        finally:
+            for number, handler in handlers.items():  # ray.init replaces them
+                signal.signal(number, handler)
+        return self
+
+    def _wait_for_room(self) -> None:
+        """Nodes may join after the driver starts, as with `ray submit`; an autoscaler is told to start one."""
+        until, asked = time.monotonic() + self._patience, False
+        while not _room(nodes := self._ray.nodes(), self._need):
+            signals.check()
+            if time.monotonic() > until:
+                has = [_said(node["Resources"]) for node in nodes if node["Alive"]]
+                raise ConnectionError(
+                    f"a task needs {_said(self._need)} on one node, and the nodes of the Ray cluster have "
+                    f"{' / '.join(has) or 'nothing'}; add a node, or wait for one with --patience SECONDS"
+                )
+            if not asked:
+                asked = True
+                self._ask_for([self._need])
+            time.sleep(0.5)
+        if asked:
+            self._ask_for([])  # from here on the tasks themselves say what they need
+
+    def _ask_for(self, bundles: list[dict[str, float]]) -> None:
+        """Tell the autoscaler, where there is one, what is needed; it holds until told otherwise."""
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=bundles)
+
+    def share(self, value: Any) -> Any:
+        """A reference to the value in the object store."""
+        return self._ray.put(value)
+
+    def run(
+        self, function: Function, jobs: Iterable[Any], *shared: Any, split: Split | None = None
+    ) -> Iterator[Outcome]:
+        """Yield an outcome for each job; see `Executor.run`."""
+        self._latest = _Run(self._ray, self._need, self._modules, function, shared, split)
+        return self._latest.outcomes(iter(jobs))
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the private cluster, or leave the one that was joined."""
+        self._ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _call_and_say_where(*given: Any) -> Iterator[Any]:
+    """What a Ray task yields: first the node where it runs and the name of its host, then the result of `call`."""
+    import ray
+
+    yield ray.get_runtime_context().get_node_id(), platform.node()
+    yield call(*given)
+
+
+_END = object()
+
+
+@dataclass(slots=True)
+class _Run:
+    """The jobs of one `RayExecutor.run`: what waits, what is on its way, and what becomes of it.
+
+    A job on a node that is gone is sent again at once. Should the first try still end somewhere, what it commits is
+    the same.
+    """
+
+    ray: Any
+    need: dict[str, float]
+    modules: tuple[str, ...]
+    function: Function
+    shared: tuple[Any, ...]
+    split: Split | None
+    waiting: deque[_Attempt] = field(default_factory=deque)
+    pending: dict[Any, _Attempt] = field(default_factory=dict)
+    alive: frozenset[str] = frozenset()
+    window: int = 2
+    looked: float = 0.0
+    slowest: float | None = None
+    remote: Any = None
+
+    def outcomes(self, jobs: Iterator[Any]) -> Iterator[Outcome]:
+        """Send jobs as there is room, and yield what becomes of each; whatever is left is called off at the end."""
+        self.look()
+        self.renew()
+        try:
+            while True:
+                while len(self.pending) < self.window:
+                    if not self.waiting:
+                        if (job := next(jobs, _END)) is _END:
+                            break
+                        self.waiting.append(_Attempt(job))
+                    attempt = self.waiting.popleft()
+                    stream = self.remote.remote(
+                        os.getcwd(), self.modules, self.function, attempt.job, *self.shared
+                    )
+                    self.pending[stream] = attempt
+                if not self.pending:
+                    return
+                signals.check()
+                ready, _ = self.ray.wait(list(self.pending), timeout=SECONDS_BETWEEN_CHECKS)
+                for stream in ready:
+                    if (outcome := self.take(stream)) is not None:
+                        yield outcome
+                if time.monotonic() - self.looked > SECONDS_BETWEEN_LOOKS:
+                    before = self.alive
+                    self.look()
+                    if before - self.alive:
+                        self.renew()
+                        self.recall()
+                    for stream in self.lost():
+                        yield from self.send_again(stream)
+        finally:
+            for stream in self.pending:
+                self.ray.cancel(stream)
+
+    def look(self) -> None:
+        """See which nodes are there."""
+        nodes = [node for node in self.ray.nodes() if node["Alive"]]
+        self.alive = frozenset(node["NodeID"] for node in nodes)
+        self.window, self.looked = max(2, WINDOW_PER_PLACE * _room(nodes, self.need)), time.monotonic()
+
+    def renew(self) -> None:
+        """Make the remote function anew.
+
+        Ray asks a node for room once for all tasks of a function, and waits for its answer, which a frozen node never
+        gives, though others have room. Of a new function it asks anew.
+        """
+        # Ray's own retries are off: a try is counted here, whether the function raised or its worker died.
+        needs = {"num_cpus": self.need["CPU"], "num_gpus": self.need.get("GPU", 0.0)}
+        self.remote = self.ray.remote(max_retries=0, **needs)(_call_and_say_where)
+
+    def recall(self) -> None:
+        """Take back what has not started anywhere; it goes out with the new remote function."""
+        for stream in [stream for stream, attempt in self.pending.items() if attempt.node is None]:
+            self.ray.cancel(stream)
+            self.waiting.append(self.pending.pop(stream).again())
+
+    def take(self, stream: Any) -> Outcome | None:
+        """What a task says next: where it has started, its result, or its error."""
+        attempt = self.pending[stream]
+        try:
+            said = self.ray.get(next(stream))
+        except self.ray.exceptions.RayError as error:
+            del self.pending[stream]
+            return self.failed(attempt, error)
+        if attempt.node is None:
+            (attempt.node, attempt.host), attempt.started = said, time.monotonic()
+            return None
+        del self.pending[stream]
+        self.slowest = max(self.slowest or 0.0, time.monotonic() - attempt.started)
+        return Outcome(attempt.job, said, host=attempt.host)
+
+    def failed(self, attempt: _Attempt, error: Exception) -> Outcome | None:
+        """Send a job again, in two halves if memory ran out; or give up."""
+        if parts := parts_of(attempt.job, error, self.split):
+            self.waiting.extend(_Attempt(part) for part in parts)
+            return None
+        node_died = isinstance(error, self.ray.exceptions.NodeDiedError)
+        again = attempt.again(losses=1) if node_died else attempt.again(tries=1)
+        if again.tries > TRIES or again.losses > NODE_LOSSES:
+            return Outcome(attempt.job, error=str(error), host=attempt.host)
+        self.waiting.append(again)
+        return None
+
+    def lost(self) -> list[Any]:
+        """Tasks on nodes that are gone, and those that take far longer than any before."""
+        limit = max(LEAST_DEADLINE, SLOWER * self.slowest) if self.slowest is not None else float("inf")
+        late = time.monotonic() - limit
+        return [
+            stream
+            for stream, attempt in self.pending.items()
+            if attempt.node is not None and (attempt.node not in self.alive or attempt.started < late)
+        ]
+
+    def send_again(self, stream: Any) -> Iterator[Outcome]:
+        """Give up a task, and send its job again."""
+        attempt = self.pending.pop(stream)
+        self.ray.cancel(stream, force=True)
+        gone = attempt.node not in self.alive
+        again = attempt.again(losses=1) if gone else attempt.again(tries=1)
+        if again.tries > TRIES or again.losses > NODE_LOSSES:
+            why = "its node was lost" if gone else f"it took over {time.monotonic() - attempt.started:.0f} s"
+            yield Outcome(attempt.job, error=f"given up, for the last time because {why}", host=attempt.host)
+        else:
+            self.waiting.append(again)
+
+
+def _room(nodes: Iterable[dict[str, Any]], need: dict[str, float]) -> int:
+    """How many tasks can run at once on the nodes that live."""
+    return sum(
+        min(int(node["Resources"].get(kind, 0.0) / amount) for kind, amount in need.items())
+        for node in nodes
+        if node["Alive"]
+    )
+
+
+def _said(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in resources) or "none"
+
+
+def use_token() -> None:
+    """Take the cluster's token from the file where `ray` keeps it, unless the environment says otherwise."""
+    if "RAY_AUTH_MODE" not in os.environ and (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _import_ray(private: bool) -> Any:
+    """The module ray; it reads its authentication from the environment when it is first imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not private:
+        use_token()
+    elif "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray
+
+    return ray
