@@ -27,7 +27,7 @@ RESAMPLES = 2_000
 
 
 def side_by_side(place: str) -> pd.DataFrame:
-    """Means by configuration: columns (metric, recipe)."""
+    """Means by configuration: columns (metric, recipe), rows by the settings."""
     opened = zoo.open(place)
     metrics, configs = opened.table("metrics"), opened.table("configs").set_index("config_id")
     found = {}
@@ -36,11 +36,8 @@ def side_by_side(place: str) -> pd.DataFrame:
         for recipe in ("paper", "default"):
             of_recipe = own[own["recipe"] == recipe]
             found[name, recipe] = of_recipe.groupby("config_id")["value"].mean()
-    return (
-        pd.DataFrame(found)
-        .join(configs[SETTINGS].rename(columns=lambda s: (s, "")))
-        .set_index([(s, "") for s in SETTINGS])
-    )
+    table = pd.DataFrame(found, index=configs.index)
+    return table.set_axis(pd.MultiIndex.from_frame(configs[SETTINGS])).sort_index()
 
 
 def correlation(first: pd.Series, second: pd.Series) -> tuple[float, float, float, int]:
@@ -54,7 +51,7 @@ def correlation(first: pd.Series, second: pd.Series) -> tuple[float, float, floa
 
 def main(place: str) -> None:
     """Print the table."""
-    table = side_by_side(place).sort_index()
+    table = side_by_side(place)
     names = list(SHOWN.values())
     print("| width | batch | images | noise | " + " | ".join(f"{n}, paper | default" for n in names) + " |")
     print("| ---: " * (len(SETTINGS) + 2 * len(names)) + "|")
