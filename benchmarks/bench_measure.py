@@ -63,7 +63,7 @@ def main(spec: str, width: int, recipe_name: str) -> None:
     plan = make_plan(read_spec(spec))
     training, metrics = Cost(), defaultdict[str, Cost](Cost)
     count = 0
-    for config in plan.configurations:
+    for config, _ in plan.configurations():
         if config.width != width or config.label_noise:
             continue
         dataset = plan.datasets[config.data_fingerprint]

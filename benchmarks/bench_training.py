@@ -24,12 +24,14 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from cluster import driver
+from cluster.executors import each
 from cluster.ray_executor import RayExecutor
-from cluster.status_file import StatusFile
+from zoo import stages
 from zoo.config import Run, TrainConfig
 from zoo.datasets import Dataset, DataSource, RunData, load_dataset, select
 from zoo.models import image_shape, initial_model
 from zoo.spec import parse_spec
+from zoo.stacks import Stack
 from zoo.storage import Folder
 
 RUNS = 8
@@ -77,6 +79,12 @@ def seconds(function: object, *arguments: object) -> float:
     return time.perf_counter() - began
 
 
+def train_all(executor: RayExecutor, stacks: list[Stack], handle: object, store: Folder) -> None:
+    """Our training stage."""
+    for outcome in executor.run(each(stages.train, stacks, handle, store)):
+        assert outcome.error is None, outcome.error
+
+
 def compare(executor: RayExecutor, dataset: Dataset, size: int | None, batch_size: int, rounds: int) -> str:
     """Runs a second of both sides at one batch size."""
     config = TrainConfig(
@@ -87,8 +95,9 @@ def compare(executor: RayExecutor, dataset: Dataset, size: int | None, batch_siz
         sample_passes=20_000,
         image_size=size,
     )
-    data, handle = select(dataset, config), {dataset.fingerprint: executor.share(dataset)}
-    runs, cores = [Run(config, seed) for seed in range(RUNS)], os.cpu_count() or 1
+    data, handle, cores = select(dataset, config), executor.share(dataset), os.cpu_count() or 1
+    runs, size_of_stack = [Run(config, seed) for seed in range(RUNS)], RUNS // (2 * cores) or 1
+    stacks = [Stack(tuple(runs[i : i + size_of_stack])) for i in range(0, RUNS, size_of_stack)]
     ours, plain = [], {1: [], cores: []}
     for number in range(rounds + 1):  # the first warms workers and caches
         for threads, times in plain.items():
@@ -96,8 +105,7 @@ def compare(executor: RayExecutor, dataset: Dataset, size: int | None, batch_siz
             times.append(seconds(plain_loop, config, data, dataset))
         with tempfile.TemporaryDirectory() as folder:
             store = Folder(Path(folder))
-            work = driver.Work(executor, store, handle, StatusFile(store), RUNS // (2 * cores) or 1)
-            ours.append(seconds(driver.train, work, runs) / RUNS)
+            ours.append(seconds(train_all, executor, stacks, handle, store) / RUNS)
         if number == 0:
             ours.clear()
             [times.clear() for times in plain.values()]

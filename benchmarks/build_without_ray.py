@@ -13,15 +13,17 @@ import argparse
 import dataclasses
 import multiprocessing
 import re
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cluster import driver
-from cluster.executors import Outcome, Split
+from cluster.executors import Feed, Outcome, Task
 from zoo.landscape.recipes import RECIPES, MetricRecipe
 from zoo.spec import parse_spec, read_spec
 
@@ -44,15 +46,20 @@ class ProcessExecutor:
         _SHARED.append(value)
         return Place(len(_SHARED) - 1)
 
-    def run(
-        self, function: Callable[..., Any], jobs: Iterable[Any], *shared: Any, split: Split | None = None
-    ) -> Iterator[Outcome]:
-        """Yield an outcome for each job, in the order of completion; jobs are sized so that none is split."""
-        tasks = [(function, job, shared) for job in jobs]
-        if tasks:
-            known = (_SHARED, RECIPES)
-            with multiprocessing.get_context("spawn").Pool(self._processes, _begin, known) as pool:
-                yield from pool.imap_unordered(_call, tasks)
+    def run(self, feed: Feed) -> Iterator[Outcome]:
+        """Yield an outcome for each task, in the order of completion; tasks are sized so that none is split."""
+        known = (_SHARED, RECIPES)
+        with futures.ProcessPoolExecutor(
+            self._processes, multiprocessing.get_context("spawn"), _begin, known
+        ) as pool:
+            pending: set[futures.Future[Outcome]] = set()
+            while True:
+                while len(pending) < 2 * self._processes and (task := feed()) is not None:
+                    pending.add(pool.submit(_call, task))
+                if not pending:
+                    return
+                ended, pending = futures.wait(pending, return_when=futures.FIRST_COMPLETED)
+                yield from (future.result() for future in ended)
 
 
 def _begin(shared: list[Any], recipes: dict[str, MetricRecipe]) -> None:
@@ -61,13 +68,14 @@ def _begin(shared: list[Any], recipes: dict[str, MetricRecipe]) -> None:
     RECIPES.update(recipes)
 
 
-def _call(task: tuple[Callable[..., Any], Any, tuple[Any, ...]]) -> Outcome:
-    function, job, shared = task
-    values = [_SHARED[value] if isinstance(value, Place) else value for value in shared]
+def _call(task: Task) -> Outcome:
+    began = time.monotonic()
+    values = [_SHARED[value] if isinstance(value, Place) else value for value in task.shared]
     try:
-        return Outcome(job, function(job, *values))
+        result, error = task.function(task.job, *values), None
     except Exception:
-        return Outcome(job, error=traceback.format_exc())
+        result, error = None, traceback.format_exc()
+    return Outcome(task, result, error, seconds=time.monotonic() - began)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import typer
 
 from cluster import cli_diagnosis, signals
 from cluster.executors import InProcessExecutor
+from cluster.pipeline import Only
 from cluster.ray_executor import GPU_SHARE, RayExecutor
 from cluster.status_file import follow, read_status
 from cluster.terminal import (
@@ -92,7 +93,16 @@ def build(
     gpu_share: GpuShare = GPU_SHARE,
     patience: Patience = 0.0,
     modules: Modules = None,
-    retry_failed: Annotated[bool, typer.Option(help="Train again what failed in an earlier build.")] = False,
+    snapshot_seconds: Annotated[
+        float, typer.Option(min=1, help="Time between snapshots of a stack: the most a preemption costs.")
+    ] = 600.0,
+    only: Annotated[
+        Only | None,
+        typer.Option(help="Do a part of it alone; failed: again what failed before.", show_default=False),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Do again what failed before, beside all that is missing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train, measure and label the zoo of a spec. Run again to go on where it stopped."""
@@ -117,6 +127,8 @@ def build(
                 data_dir=data_dir,
                 stack_size=stack_size,
                 device=device,
+                snapshot_seconds=snapshot_seconds,
+                only=only,
                 retry_failed=retry_failed,
             )
     except (SpecError, FileNotFoundError) as error:
@@ -209,7 +221,7 @@ def _report(place: str, summary: Summary, as_json: bool) -> None:
     ends = {status: summary.counts[status] for status in ("done", "diverged", "failed")}
     made = {
         name: getattr(summary, name)
-        for name in ("trained", "measured", "unmeasured", "failed_metrics", "seconds")
+        for name in ("trained", "measured", "unmeasured", "failed_metrics", "seconds", "task_seconds")
     }
     show({"zoo": place} | ends | made, as_json)
     if not summary.is_whole:

@@ -1,49 +1,31 @@
-"""Build a zoo: plan, train, measure, label; or measure it again. What is committed is never done again."""
+"""Build a zoo: plan, train and measure, label; or measure it again. What is committed is never done again."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from cluster.executors import Executor, Split
+from cluster.executors import Executor, Outcome, Task
+from cluster.pipeline import Only, Pipeline, trained_statuses
 from cluster.progress import Progress
 from cluster.status_file import StatusFile
 from zoo import fragments, stages, tables
-from zoo.config import Run
-from zoo.fragments import FAILED, LOST
-from zoo.landscape.registry import functions_of
-from zoo.plan import (
-    MeasureJob,
-    Plan,
-    Planned,
-    make_plan,
-    measure_jobs,
-    measurements_of,
-    wanted_functions,
-    write_plan,
-)
+from zoo.fragments import FAILED, Measurement, TrainedRun
+from zoo.landscape.measure import functions_of
+from zoo.measurements import MeasureJob, Wanted, plan_measurements
+from zoo.plan import CONFIGS, Plan, make_plan, wanted_functions, write_plan
 from zoo.reader import Zoo, open_zoo
+from zoo.snapshots import SECONDS, drop_all
 from zoo.spec import METRIC_RECIPES, ZooSpec, parse_spec
-from zoo.stacks import STACK_SIZE, Stack, cut_stacks
+from zoo.stacks import STACK_SIZE, Stack
 from zoo.storage import Store, open_store
-
-
-class Work(NamedTuple):
-    """Where and how the tasks of a build run."""
-
-    executor: Executor
-    store: Store
-    datasets: dict[str, Any]
-    status: StatusFile
-    stack_size: int = STACK_SIZE
-    engine: str = "loop"
-    device: str = "cpu"
 
 
 class Summary(NamedTuple):
@@ -55,7 +37,8 @@ class Summary(NamedTuple):
         measured: Runs and pairs that this build measured.
         unmeasured: Runs and pairs whose task failed; the next build tries them again.
         failed_metrics: Rows of the table `metrics` whose reason is an error.
-        seconds: Time of each stage: plan, train, measure, label (merging of tables included).
+        seconds: Time of each part: plan, work (training and measuring), tables (merging them, and labelling).
+        task_seconds: Time that tasks took, all workers together: train, measure.
     """
 
     counts: Counter[str]
@@ -64,6 +47,7 @@ class Summary(NamedTuple):
     unmeasured: int
     failed_metrics: int
     seconds: dict[str, float]
+    task_seconds: dict[str, float]
 
     @property
     def is_whole(self) -> bool:
@@ -92,6 +76,8 @@ def build(
     data_dir: Path | None = None,
     stack_size: int = STACK_SIZE,
     device: str = "cpu",
+    snapshot_seconds: float = SECONDS,
+    only: Only | None = None,
     retry_failed: bool = False,
 ) -> Summary:
     """Build a zoo, or finish one that was begun.
@@ -103,7 +89,9 @@ def build(
         data_dir: Where data sets are read from or downloaded to.
         stack_size: Largest number of runs a task trains.
         device: Torch device of the tasks.
-        retry_failed: Train again what failed in an earlier build.
+        snapshot_seconds: Time between snapshots of a stack in training, the most that a preemption costs.
+        only: Do a part of it alone: "train", "measure", or what "failed" in an earlier build.
+        retry_failed: Do what failed in an earlier build again, beside all that is missing.
 
     Returns:
         How the zoo stands.
@@ -112,31 +100,35 @@ def build(
     plan = make_plan(spec, data_dir)
     with store.locked(), StatusFile(store) as status:
         write_plan(store, spec, plan)
-        datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
-        work = Work(executor, store, datasets, status, stack_size, device=device)
-        clock.lap("plan")
-
-        known = fragments.run_status(store)
-        again = (LOST, FAILED) if retry_failed else (LOST,)
-        missing = [run for run in plan.runs if known.get(run.run_id, LOST) in again]
-        trained = train(work, missing)
-        runs, history = fragments.merge_runs(store, {run.run_id for run in plan.runs})
-        _write(store, "runs", runs)
-        _write(store, "history", history)
-        clock.lap("train")
-
-        planned = list(measurements_of(spec, plan.configurations, runs))
-        measured, metrics = _measure_and_merge(
-            work, planned, spec.metric_recipe, wanted_functions(spec), retry_failed
+        wanted = Wanted(
+            spec.metric_recipe,
+            wanted_functions(spec),
+            spec.pairs,
+            fragments.measured(store, spec.metric_recipe),
+            missing=only != "failed",
+            failed=retry_failed or only == "failed",
         )
-        clock.lap("measure")
+        pipeline = Pipeline(
+            plan,
+            fragments.trained_runs(store),
+            None if only == "train" else wanted,
+            trained_statuses(only, retry_failed),
+            stack_size,
+        )
+        work = _Work(executor, store, _shared(executor, plan), pipeline, device, snapshot_seconds)
+        clock.lap("plan")
+        work.do(status)
+        if only != "measure":
+            drop_all(store)
+        clock.lap("work")
+        runs, metrics = _merge(store, spec, plan)
 
         from diagnose.labels import label  # with scikit-learn, which nothing before needs
 
-        configs = tables.from_bytes("configs", store.read("configs.parquet"), "configs.parquet").to_pandas()
+        configs = tables.from_bytes("configs", store.read(CONFIGS), CONFIGS).to_pandas()
         _write(store, "labels", tables.from_frame("labels", label(configs, runs.to_pandas())))
-        clock.lap("label")
-    return _summary(runs, len(missing) - trained[FAILED], measured, metrics, clock)
+        clock.lap("tables")
+    return _summary(runs, metrics, work, clock)
 
 
 def measure_again(
@@ -172,17 +164,24 @@ def measure_again(
     if recipe not in METRIC_RECIPES:
         raise ValueError(f"no metric recipe is named {recipe!r}; there are {', '.join(METRIC_RECIPES)}")
     functions, spec = functions_of(metrics), parse_spec(zoo.spec, f"the spec of {root}")
-    plan = make_plan(spec, data_dir)
+    plan, store = make_plan(spec, data_dir), zoo.store
     _check_data(zoo, plan)
-    with zoo.store.locked(), StatusFile(zoo.store) as status:
-        datasets = {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
-        work = Work(executor, zoo.store, datasets, status, device=device)
-        runs, _ = fragments.merge_runs(zoo.store, {run.run_id for run in plan.runs})
+    with store.locked(), StatusFile(store) as status:
+        found = fragments.measured(store, recipe)
+        wanted = Wanted(recipe, functions, spec.pairs, found, failed=retry_failed)
+        pipeline = Pipeline(plan, fragments.trained_runs(store), wanted, trained_statuses("measure", False))
+        work = _Work(executor, store, _shared(executor, plan), pipeline, device)
         clock.lap("plan")
-        planned = list(measurements_of(spec, plan.configurations, runs))
-        measured, rows = _measure_and_merge(work, planned, recipe, functions, retry_failed)
-        clock.lap("measure")
-    return _summary(runs, 0, measured, rows, clock)
+        work.do(status)
+        clock.lap("work")
+        runs, rows = _merge(store, spec, plan)
+        clock.lap("tables")
+    return _summary(runs, rows, work, clock)
+
+
+def _shared(executor: Executor, plan: Plan) -> dict[str, Any]:
+    """The data sets, each put once where every task can read it."""
+    return {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
 
 
 def _check_data(zoo: Zoo, plan: Plan) -> None:
@@ -195,103 +194,120 @@ def _check_data(zoo: Zoo, plan: Plan) -> None:
         )
 
 
-def _measure_and_merge(
-    work: Work,
-    planned: Sequence[Planned],
-    recipe: str,
-    functions: frozenset[str],
-    retry_failed: bool,
-) -> tuple[Counter[str], pa.Table]:
-    """Make what is missing, write the table `metrics`, and say what was made."""
-    found = fragments.measured(work.store, recipe)
-    measured = measure(work, list(measure_jobs(planned, found, recipe, functions, retry_failed)))
-    metrics = fragments.merge_metrics(work.store, {item for own in planned for item in own.measurements})
-    _write(work.store, "metrics", metrics)
-    return measured, metrics
+@dataclass
+class _Work:
+    """Training and measuring: what the pipeline gives becomes tasks, and what the tasks give feeds the pipeline.
+
+    Args:
+        executor: Where the tasks run.
+        store: The zoo's store.
+        datasets: Handles of the data sets, by fingerprint.
+        pipeline: What there is to do.
+        device: Torch device of the tasks.
+        snapshot_seconds: Time between snapshots of a stack in training.
+        engine: How stacks are trained.
+    """
+
+    executor: Executor
+    store: Store
+    datasets: Mapping[str, Any]
+    pipeline: Pipeline
+    device: str = "cpu"
+    snapshot_seconds: float = SECONDS
+    engine: str = "loop"
+    done: dict[str, Counter[str]] = field(default_factory=lambda: {"train": Counter(), "measure": Counter()})
+    task_seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "measure": 0.0})
+    _told: set[str] = field(default_factory=set)
+
+    def do(self, status: StatusFile) -> None:
+        """Do it all; a stack that fails for good becomes rows, a measurement is left for the next build."""
+        progress = Progress(lambda: self.executor.running)
+        for stage, count in zip(("train", "measure"), self.pipeline.expected(), strict=True):
+            progress.expect(stage, count)
+        status.follow(progress.facts)
+        with progress:
+            for outcome in self.executor.run(self._next):
+                if isinstance(outcome.task.job, Stack):
+                    stage, counts = "train", self._trained(outcome, progress)
+                else:
+                    stage, counts = "measure", self._measured(outcome)
+                self.done[stage] += counts
+                self.task_seconds[stage] += outcome.seconds
+                progress.add(stage, counts, outcome.seconds, outcome.host)
+
+    def _next(self) -> Task | None:
+        match self.pipeline.next():
+            case Stack() as stack:
+                dataset = self.datasets[stack.runs[0].config.data_fingerprint]
+                shared = dataset, self.store, self.engine, self.device, self.snapshot_seconds
+                return Task(stages.train, stack, shared, Stack.halves)
+            case MeasureJob() as job:
+                dataset = self.datasets[job.data_fingerprint]
+                return Task(stages.measure, job, (dataset, self.store, self.device), MeasureJob.halves)
+        return None
+
+    def _trained(self, outcome: Outcome, progress: Progress) -> Counter[str]:
+        stack: Stack = outcome.task.job
+        runs: list[TrainedRun] = outcome.result
+        if outcome.error is not None:
+            runs = stages.commit_failure(stack, self.store, outcome.error)
+            self._tell_once(f"training a stack of {len(stack.runs)} runs failed", outcome.error)
+        progress.expect("measure", self.pipeline.ended(zip(stack.runs, runs, strict=True)))
+        return Counter(run.status for run in runs)
+
+    def _measured(self, outcome: Outcome) -> Counter[str]:
+        if outcome.error is None:
+            return outcome.result
+        job: MeasureJob = outcome.task.job
+        ids = ", ".join(part.config.config_id for part in job.parts)
+        self._tell_once(f"measuring configurations {ids} failed", outcome.error)
+        return Counter(failed=job.size)
+
+    def _tell_once(self, what: str, error: str) -> None:
+        """Print an error unless one that ends alike was: thousands of stacks may fail for one reason."""
+        last = error.strip().rpartition("\n")[2]
+        if last not in self._told:
+            self._told.add(last)
+            print(f"mdzoo: {what} (others that fail alike are not told):\n{error}", file=sys.stderr)
 
 
-def _summary(
-    runs: pa.Table, trained: int, measured: Counter[str], metrics: pa.Table, clock: _Clock
-) -> Summary:
+def _merge(store: Store, spec: ZooSpec, plan: Plan) -> tuple[pa.Table, pa.Table]:
+    """Write the tables `runs`, `history` and `metrics` of what is committed and belongs to the plan."""
+    planned = {
+        f"{config_id}-{seed}"
+        for config, seeds in plan.configurations()
+        for config_id in [config.config_id]
+        for seed in seeds
+    }
+    runs, history = fragments.merge_runs(store, planned)
+    _write(store, "runs", runs)
+    _write(store, "history", history)
+    metrics = fragments.merge_metrics(store, set(_measurements(runs, spec.pairs)))
+    _write(store, "metrics", metrics)
+    return runs, metrics
+
+
+def _measurements(runs: pa.Table, pairs: str | int) -> Iterator[Measurement]:
+    """All measurements that belong to the runs of a zoo."""
+    ids, *columns = (runs[name].to_pylist() for name in ("config_id", "seed", "status"))
+    by_config: dict[str, list[TrainedRun]] = {}
+    for config_id, seed, status in zip(ids, *columns, strict=True):
+        by_config.setdefault(config_id, []).append(TrainedRun(seed, status))
+    for config_id, own in by_config.items():
+        yield from plan_measurements(own, config_id, pairs)
+
+
+def _summary(runs: pa.Table, metrics: pa.Table, work: _Work, clock: _Clock) -> Summary:
+    trained, measured = work.done["train"], work.done["measure"]
     return Summary(
         counts=Counter(runs["status"].to_pylist()),
-        trained=trained,
+        trained=trained.total() - trained[FAILED],
         measured=measured["measurements"],
         unmeasured=measured[FAILED],
         failed_metrics=sum((reason or "").startswith(FAILED) for reason in metrics["reason"].to_pylist()),
         seconds=clock.seconds,
+        task_seconds={stage: round(seconds, 3) for stage, seconds in work.task_seconds.items()},
     )
-
-
-def train(work: Work, runs: Sequence[Run]) -> Counter[str]:
-    """Train runs stack by stack; a stack that fails for good becomes rows with its traceback.
-
-    Returns:
-        Runs by status.
-    """
-
-    def stacks(fingerprint: str) -> Iterator[Stack]:
-        return cut_stacks((r for r in runs if r.config.data_fingerprint == fingerprint), work.stack_size)
-
-    told: set[str] = set()
-
-    def fail(stack: Stack, error: str) -> int:
-        stages.commit_failure(stack, work.store, error)
-        _tell_once(told, f"training a stack of {len(stack.runs)} runs failed", error)
-        return len(stack.runs)
-
-    with Progress("train", len(runs), "runs", work.status) as progress:
-        options = work.engine, work.device
-        return _dispatch(work, progress, stages.train, stacks, options, fail, Stack.halves)
-
-
-def measure(work: Work, jobs: Sequence[MeasureJob]) -> Counter[str]:
-    """Make the measurements of the jobs; one whose task fails is left for the next build.
-
-    Returns:
-        How many were made ("measurements") and how many were not ("failed").
-    """
-
-    def own(fingerprint: str) -> Iterator[MeasureJob]:
-        return (job for job in jobs if job.data_fingerprint == fingerprint)
-
-    told: set[str] = set()
-
-    def fail(job: MeasureJob, error: str) -> int:
-        ids = ", ".join(part.config.config_id for part in job.parts)
-        _tell_once(told, f"measuring configurations {ids} failed", error)
-        return job.size
-
-    with Progress("measure", sum(job.size for job in jobs), "measurements", work.status) as progress:
-        return _dispatch(work, progress, stages.measure, own, (work.device,), fail, MeasureJob.halves)
-
-
-def _tell_once(told: set[str], what: str, error: str) -> None:
-    """Print an error unless one that ends alike was printed before: thousands of stacks may fail for one reason."""
-    last = error.strip().rpartition("\n")[2]
-    if last not in told:
-        told.add(last)
-        print(f"mdzoo: {what} (others that fail alike are not told):\n{error}", file=sys.stderr)
-
-
-def _dispatch(
-    work: Work,
-    progress: Progress,
-    function: Callable[..., Counter[str]],
-    jobs: Callable[[str], Iterator[Any]],
-    options: tuple[str, ...],
-    fail: Callable[[Any, str], int],
-    split: Split,
-) -> Counter[str]:
-    """Run a stage function for the jobs of each data set; `fail` says how much a failed job leaves undone."""
-    counts: Counter[str] = Counter()
-    for fingerprint, dataset in work.datasets.items():
-        shared = dataset, work.store, *options
-        for job, result, error, host in work.executor.run(function, jobs(fingerprint), *shared, split=split):
-            done = Counter(failed=fail(job, error)) if error is not None else result
-            counts += done
-            progress.add(done, work.executor.running, host)
-    return counts
 
 
 def _write(store: Store, name: str, table: pa.Table) -> None:

@@ -1,14 +1,15 @@
 """Where stage functions run: in this process, or as Ray tasks. Both have one interface.
 
-An executor takes jobs one by one from an iterator, keeps a bounded number of them in flight, and yields
-outcomes in the order of completion. A job that raises, or whose worker dies, is tried again; after `TRIES`
-its outcome is the traceback. One that ran out of memory is tried again in two halves. The other executor is in
-`cluster.ray_executor`.
+An executor asks for tasks one by one, keeps a bounded number of them in flight, and yields outcomes in the order of
+completion; what an outcome makes possible may be among the next tasks. A task that raises, or whose worker dies, is
+tried again; after `TRIES` its outcome is the traceback. One that ran out of memory is tried again in two halves. The
+other executor is in `cluster.ray_executor`.
 """
 
 from __future__ import annotations
 
 import platform
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -19,30 +20,61 @@ from cluster.tasks import call
 
 TRIES = 3
 
-
-class Outcome(NamedTuple):
-    """A job with its result, or with the traceback of its last try.
-
-    Attributes:
-        job: The job, or a half of one that ran out of memory.
-        result: What its function returned.
-        error: The traceback, if it failed for good.
-        host: Name of the machine where it ended; None if not known.
-    """
-
-    job: Any
-    result: Any = None
-    error: str | None = None
-    host: str | None = None
-
-
 Function = Callable[..., Any]
 Split = Callable[[Any], Sequence[Any]]
 """Gives the parts of a job that together do the same in less memory; none if it cannot be split."""
 
 
+class Task(NamedTuple):
+    """`function(job, *shared)`.
+
+    Attributes:
+        function: A function that the workers can import.
+        job: What it is to do.
+        shared: What many tasks are given: values, or handles from `Executor.share`.
+        split: How its job is halved if memory runs out; None: it cannot be.
+    """
+
+    function: Function
+    job: Any
+    shared: tuple[Any, ...] = ()
+    split: Split | None = None
+
+    def parts(self) -> list[Task]:
+        """Tasks that together do the same in less memory; none if there are none."""
+        return [self._replace(job=part) for part in self.split(self.job)] if self.split is not None else []
+
+
+class Outcome(NamedTuple):
+    """A task with its result, or with the traceback of its last try.
+
+    Attributes:
+        task: The task, or a half of one that ran out of memory.
+        result: What its function returned.
+        error: The traceback, if it failed for good.
+        host: Name of the machine where it ended; None if not known.
+        seconds: What its last try took.
+    """
+
+    task: Task
+    result: Any = None
+    error: str | None = None
+    host: str | None = None
+    seconds: float = 0.0
+
+
+Feed = Callable[[], Task | None]
+"""Gives the next task; None: there is none before another has ended."""
+
+
+def each(function: Function, jobs: Iterable[Any], *shared: Any, split: Split | None = None) -> Feed:
+    """A feed of one function for many jobs."""
+    tasks = (Task(function, job, shared, split) for job in jobs)
+    return lambda: next(tasks, None)
+
+
 class Executor(Protocol):
-    """Runs `function(job, *shared)` for many jobs."""
+    """Runs tasks."""
 
     @property
     def running(self) -> int:
@@ -50,18 +82,16 @@ class Executor(Protocol):
         ...
 
     def share(self, value: Any) -> Any:
-        """Put a value where every task can read it; the handle may be passed to `run`."""
+        """Put a value where every task can read it; the handle may be among what a task shares."""
         ...
 
-    def run(
-        self, function: Function, jobs: Iterable[Any], *shared: Any, split: Split | None = None
-    ) -> Iterator[Outcome]:
-        """Yield an outcome for each job, in the order of completion; parts of a split job have their own."""
+    def run(self, feed: Feed) -> Iterator[Outcome]:
+        """Yield an outcome for each task, in the order of completion; parts of a split task have their own."""
         ...
 
 
 class InProcessExecutor(AbstractContextManager["InProcessExecutor"]):
-    """Runs jobs one after the other in this process."""
+    """Runs tasks one after the other in this process."""
 
     running = 1
 
@@ -69,38 +99,34 @@ class InProcessExecutor(AbstractContextManager["InProcessExecutor"]):
         """The value itself."""
         return value
 
-    def run(
-        self, function: Function, jobs: Iterable[Any], *shared: Any, split: Split | None = None
-    ) -> Iterator[Outcome]:
-        """Yield an outcome for each job; see `Executor.run`."""
-        for job in jobs:
-            signals.check()
-            outcome, parts = self._try(function, job, shared, split)
-            if parts:
-                yield from self.run(function, parts, *shared, split=split)
-            else:
-                yield outcome
+    def run(self, feed: Feed) -> Iterator[Outcome]:
+        """Yield an outcome for each task; see `Executor.run`."""
+        while (task := feed()) is not None:
+            yield from self._do(task)
 
-    def _try(
-        self, function: Function, job: Any, shared: tuple[Any, ...], split: Split | None
-    ) -> tuple[Outcome, Sequence[Any]]:
-        """What became of a job; and the parts to do instead, if it ran out of memory and has some."""
-        error, host = "", platform.node()
+    def _do(self, task: Task) -> Iterator[Outcome]:
+        error = ""
         for _ in range(TRIES):
+            signals.check()
+            began = time.monotonic()
             try:
-                return Outcome(job, call("", (), function, job, *shared), host=host), ()
+                result = call("", (), task.function, task.job, *task.shared)
             except Exception as raised:
                 error = traceback.format_exc()
-                if parts := parts_of(job, raised, split):
-                    return Outcome(job, error=error, host=host), parts
-        return Outcome(job, error=error, host=host), ()
+                if parts := task.parts() if ran_out_of_memory(raised) else []:
+                    for part in parts:
+                        yield from self._do(part)
+                    return
+            else:
+                yield Outcome(task, result, host=platform.node(), seconds=time.monotonic() - began)
+                return
+        yield Outcome(task, error=error, host=platform.node(), seconds=time.monotonic() - began)
 
     def __exit__(self, *_: object) -> None:
         """Nothing to release."""
 
 
-def parts_of(job: Any, error: BaseException, split: Split | None) -> Sequence[Any]:
-    """The parts in which to try a job again whose memory ran out, the machine's or a GPU's; none for other errors."""
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, the machine's or a GPU's."""
     cause = getattr(error, "cause", None) or error  # of an error that comes from a Ray task
-    ran_out = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
-    return split(job) if ran_out and split is not None else ()
+    return isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"

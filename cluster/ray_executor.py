@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from cluster import signals
-from cluster.executors import TRIES, Function, Outcome, Split, parts_of
+from cluster.executors import TRIES, Feed, Function, Outcome, Task, ran_out_of_memory
 from cluster.tasks import call
 
 WINDOW_PER_PLACE = 3
-"""Jobs in flight for each that can run: no worker waits for the driver, and its memory is bounded."""
+"""Tasks in flight for each that can run: no worker waits for the driver, and its memory is bounded."""
 
 NODE_LOSSES = 10
-"""Nodes that a job may lose before it is taken for the cause."""
+"""Nodes that a task may lose before it is taken for the cause."""
 
 SECONDS_BETWEEN_LOOKS = 2.0
 """How often the nodes are looked at: which have joined, which are gone."""
@@ -41,15 +41,15 @@ GPU_SHARE = 0.25
 """Of a GPU, for a task that uses one: small networks leave most of it idle, so four share it."""
 
 LEAST_DEADLINE, SLOWER = 600.0, 10.0
-"""A job is given up on a node after so many seconds, or so many times what the slowest one before took."""
+"""A task is given up on a node after so many seconds, or so many times what the slowest one before took."""
 
 
 @dataclass(eq=False, slots=True)
 class _Attempt:
-    """A job on its way.
+    """A task on its way.
 
     Attributes:
-        job: The job.
+        task: The task.
         tries: How often it was tried, this time included.
         losses: How many nodes were lost with it.
         node: Node where it runs; None until it has started.
@@ -57,7 +57,7 @@ class _Attempt:
         started: When it started, on the driver's clock.
     """
 
-    job: Any
+    task: Task
     tries: int = 1
     losses: int = 0
     node: str | None = None
@@ -65,11 +65,15 @@ class _Attempt:
     started: float = 0.0
 
     def again(self, tries: int = 0, losses: int = 0) -> _Attempt:
-        return _Attempt(self.job, self.tries + tries, self.losses + losses)
+        return _Attempt(self.task, self.tries + tries, self.losses + losses)
+
+    def outcome(self, result: Any = None, error: str | None = None) -> Outcome:
+        seconds = time.monotonic() - self.started if self.node is not None else 0.0
+        return Outcome(self.task, result, error, self.host, seconds)
 
 
 class RayExecutor(AbstractContextManager["RayExecutor"]):
-    """Runs jobs as Ray tasks of one core each.
+    """Runs tasks of one core each as Ray tasks.
 
     Args:
         address: A Ray cluster to join; None starts a private one on this machine, which ends with this
@@ -96,7 +100,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
     @property
     def running(self) -> int:
         """Tasks that have started and not ended."""
-        started = self._latest.pending.values() if self._latest is not None else ()
+        started = list(self._latest.pending.values()) if self._latest is not None else []
         return sum(attempt.node is not None for attempt in started)
 
     def __enter__(self) -> Self:
@@ -154,12 +158,10 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
         """A reference to the value in the object store."""
         return self._ray.put(value)
 
-    def run(
-        self, function: Function, jobs: Iterable[Any], *shared: Any, split: Split | None = None
-    ) -> Iterator[Outcome]:
-        """Yield an outcome for each job; see `Executor.run`."""
-        self._latest = _Run(self._ray, self._need, self._modules, function, shared, split)
-        return self._latest.outcomes(iter(jobs))
+    def run(self, feed: Feed) -> Iterator[Outcome]:
+        """Yield an outcome for each task; see `Executor.run`."""
+        self._latest = _Run(self._ray, self._need, self._modules, feed)
+        return self._latest.outcomes()
 
     def __exit__(self, *_: object) -> None:
         """Stop the private cluster, or leave the one that was joined."""
@@ -176,47 +178,34 @@ def _call_and_say_where(*given: Any) -> Iterator[Any]:
     yield call(*given)
 
 
-_END = object()
-
-
 @dataclass(slots=True)
 class _Run:
-    """The jobs of one `RayExecutor.run`: what waits, what is on its way, and what becomes of it.
+    """The tasks of one `RayExecutor.run`: what waits, what is on its way, and what becomes of it.
 
-    A job on a node that is gone is sent again at once. Should the first try still end somewhere, what it commits is
+    A task on a node that is gone is sent again at once. Should the first try still end somewhere, what it commits is
     the same.
     """
 
     ray: Any
     need: dict[str, float]
     modules: tuple[str, ...]
-    function: Function
-    shared: tuple[Any, ...]
-    split: Split | None
+    feed: Feed
     waiting: deque[_Attempt] = field(default_factory=deque)
     pending: dict[Any, _Attempt] = field(default_factory=dict)
     alive: frozenset[str] = frozenset()
     window: int = 2
     looked: float = 0.0
-    slowest: float | None = None
+    slowest: dict[Function, float] = field(default_factory=dict)
     remote: Any = None
 
-    def outcomes(self, jobs: Iterator[Any]) -> Iterator[Outcome]:
-        """Send jobs as there is room, and yield what becomes of each; whatever is left is called off at the end."""
+    def outcomes(self) -> Iterator[Outcome]:
+        """Send tasks as there is room, and yield what becomes of each; whatever is left is called off at the end."""
         self.look()
         self.renew()
         try:
             while True:
-                while len(self.pending) < self.window:
-                    if not self.waiting:
-                        if (job := next(jobs, _END)) is _END:
-                            break
-                        self.waiting.append(_Attempt(job))
-                    attempt = self.waiting.popleft()
-                    stream = self.remote.remote(
-                        os.getcwd(), self.modules, self.function, attempt.job, *self.shared
-                    )
-                    self.pending[stream] = attempt
+                while len(self.pending) < self.window and (attempt := self.next()) is not None:
+                    self.send(attempt)
                 if not self.pending:
                     return
                 signals.check()
@@ -235,6 +224,18 @@ class _Run:
         finally:
             for stream in self.pending:
                 self.ray.cancel(stream)
+
+    def next(self) -> _Attempt | None:
+        """What is to be sent next: what has to go out again, else a new task."""
+        if self.waiting:
+            return self.waiting.popleft()
+        task = self.feed()
+        return _Attempt(task) if task is not None else None
+
+    def send(self, attempt: _Attempt) -> None:
+        task = attempt.task
+        stream = self.remote.remote(os.getcwd(), self.modules, task.function, task.job, *task.shared)
+        self.pending[stream] = attempt
 
     def look(self) -> None:
         """See which nodes are there."""
@@ -270,40 +271,45 @@ class _Run:
             (attempt.node, attempt.host), attempt.started = said, time.monotonic()
             return None
         del self.pending[stream]
-        self.slowest = max(self.slowest or 0.0, time.monotonic() - attempt.started)
-        return Outcome(attempt.job, said, host=attempt.host)
+        outcome = attempt.outcome(said)
+        function = attempt.task.function
+        self.slowest[function] = max(self.slowest.get(function, 0.0), outcome.seconds)
+        return outcome
 
     def failed(self, attempt: _Attempt, error: Exception) -> Outcome | None:
-        """Send a job again, in two halves if memory ran out; or give up."""
-        if parts := parts_of(attempt.job, error, self.split):
+        """Send a task again, in two halves if memory ran out; or give up."""
+        if parts := attempt.task.parts() if ran_out_of_memory(error) else []:
             self.waiting.extend(_Attempt(part) for part in parts)
             return None
         node_died = isinstance(error, self.ray.exceptions.NodeDiedError)
         again = attempt.again(losses=1) if node_died else attempt.again(tries=1)
         if again.tries > TRIES or again.losses > NODE_LOSSES:
-            return Outcome(attempt.job, error=str(error), host=attempt.host)
+            return attempt.outcome(error=str(error))
         self.waiting.append(again)
         return None
 
     def lost(self) -> list[Any]:
-        """Tasks on nodes that are gone, and those that take far longer than any before."""
-        limit = max(LEAST_DEADLINE, SLOWER * self.slowest) if self.slowest is not None else float("inf")
-        late = time.monotonic() - limit
+        """Tasks on nodes that are gone, and those that take far longer than any of their function before."""
         return [
             stream
             for stream, attempt in self.pending.items()
-            if attempt.node is not None and (attempt.node not in self.alive or attempt.started < late)
+            if attempt.node is not None and (attempt.node not in self.alive or self.is_late(attempt))
         ]
 
+    def is_late(self, attempt: _Attempt) -> bool:
+        """Whether a task takes far longer than any of its function before; there is no telling for the first."""
+        slowest = self.slowest.get(attempt.task.function, float("inf"))
+        return time.monotonic() - attempt.started > max(LEAST_DEADLINE, SLOWER * slowest)
+
     def send_again(self, stream: Any) -> Iterator[Outcome]:
-        """Give up a task, and send its job again."""
+        """Give up a try, and send its task again."""
         attempt = self.pending.pop(stream)
         self.ray.cancel(stream, force=True)
         gone = attempt.node not in self.alive
         again = attempt.again(losses=1) if gone else attempt.again(tries=1)
         if again.tries > TRIES or again.losses > NODE_LOSSES:
             why = "its node was lost" if gone else f"it took over {time.monotonic() - attempt.started:.0f} s"
-            yield Outcome(attempt.job, error=f"given up, for the last time because {why}", host=attempt.host)
+            yield attempt.outcome(error=f"given up, for the last time because {why}")
         else:
             self.waiting.append(again)
 

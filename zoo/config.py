@@ -66,12 +66,8 @@ class TrainConfig:
 
     def canonical_json(self) -> str:
         """The configuration as JSON: keys sorted, fields at their default left out."""
-        given = {
-            field.name: value
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != field.default
-        }
-        return json.dumps(given, sort_keys=True, separators=(",", ":"))
+        given = {name: value for name, default in _DEFAULTS if (value := getattr(self, name)) != default}
+        return _CANONICAL.encode(given)
 
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
@@ -104,6 +100,10 @@ class TrainConfig:
         if self.recipe == "paper":
             return self.sample_passes // self.data_amount * self.steps_per_epoch
         return max(1, self.sample_passes // self.batch_size)
+
+
+_DEFAULTS = tuple((field.name, field.default) for field in dataclasses.fields(TrainConfig))
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)

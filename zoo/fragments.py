@@ -35,6 +35,28 @@ class Measurement(NamedTuple):
     other_run_id: str | None = None
 
 
+class TrainedRun(NamedTuple):
+    """What measuring has to know of a run: a few columns of its row in `runs`."""
+
+    seed: int
+    status: str
+    steps: int = 0
+    checkpoint_epoch: int | None = None
+    checkpoint: str | None = None
+    checkpoint_index: int | None = None
+    checkpoint_sha256: str | None = None
+
+
+class Rows(NamedTuple):
+    """The (metric, split) rows of a measurement: those that came off, and those that failed and never came off."""
+
+    well: frozenset[tuple[str, str | None]] = frozenset()
+    failed: frozenset[tuple[str, str | None]] = frozenset()
+
+
+NO_ROWS = Rows()
+
+
 def commit_runs(store: Store, rows: list[dict[str, Any]]) -> None:
     """Commit rows of `runs` with their nested history; whatever file they name has to be there already."""
     store.write_named_by_content(RUNS, tables.to_bytes(tables.to_table("run_fragments", rows)), ".parquet")
@@ -45,14 +67,14 @@ def commit_metrics(store: Store, rows: list[dict[str, Any]]) -> None:
     store.write_named_by_content(METRICS, tables.to_bytes(tables.to_table("metrics", rows)), ".parquet")
 
 
-def run_status(store: Store) -> dict[str, str]:
-    """The status of every run that a fragment lists, by run_id: done, diverged, failed or lost."""
-    status: dict[str, str] = {}
-    for table, own in _runs_with_status(store):
-        for run_id, new in zip(table["run_id"].to_pylist(), own, strict=True):
-            if status.get(run_id, FAILED) in (FAILED, LOST):
-                status[run_id] = new
-    return status
+def trained_runs(store: Store) -> dict[str, TrainedRun]:
+    """Every run that a fragment lists, by run_id; its status is LOST if its checkpoint is gone."""
+    found: dict[str, TrainedRun] = {}
+    for table, runs in _runs(store):
+        for run_id, run in zip(table["run_id"].to_pylist(), runs, strict=True):
+            if run_id not in found or found[run_id].status in (FAILED, LOST):
+                found[run_id] = run
+    return found
 
 
 def merge_runs(store: Store, planned: Container[str]) -> tuple[pa.Table, pa.Table]:
@@ -62,14 +84,15 @@ def merge_runs(store: Store, planned: Container[str]) -> tuple[pa.Table, pa.Tabl
         store: The zoo's store.
         planned: Ids of the runs to take; the folder may hold others, of an earlier spec.
     """
-    status = run_status(store)
+    chosen = trained_runs(store)
 
     def fresh() -> Iterator[pa.Table]:
         taken: set[str] = set()
-        for table, own in _runs_with_status(store):
+        for table, runs in _runs(store):
             keep = []
-            for run_id, found in zip(table["run_id"].to_pylist(), own, strict=True):
-                keep.append(run_id in planned and run_id not in taken and found == status[run_id])
+            for run_id, run in zip(table["run_id"].to_pylist(), runs, strict=True):
+                is_best = run.status == chosen[run_id].status
+                keep.append(run_id in planned and run_id not in taken and is_best)
                 taken.update([run_id] if keep[-1] else [])
             yield table.filter(pa.array(keep, pa.bool_()))
 
@@ -78,17 +101,20 @@ def merge_runs(store: Store, planned: Container[str]) -> tuple[pa.Table, pa.Tabl
     return runs, _unnest_history(merged)
 
 
-def measured(store: Store, recipe: str) -> dict[Measurement, dict[tuple[str, str | None], bool]]:
-    """What is committed for a metric recipe.
-
-    Returns:
-        For each measurement its (metric, split) rows, and whether each came off (has not failed).
-    """
-    found: dict[Measurement, dict[tuple[str, str | None], bool]] = defaultdict(dict)
+def measured(store: Store, recipe: str) -> dict[Measurement, Rows]:
+    """Which (metric, split) rows each measurement has for a metric recipe."""
+    found: dict[Measurement, Rows] = {}
+    kept: dict[Rows, Rows] = {}
     for table in _read(store, METRICS, "metrics"):
+        here: dict[Measurement, tuple[set[tuple[str, str | None]], ...]] = defaultdict(lambda: (set(), set()))
         for item, row, own, well in _metric_keys(table):
             if own == recipe:
-                found[item][row] = found[item].get(row, False) or well
+                here[item][0 if well else 1].add(row)
+        for item, (well_here, failed_here) in here.items():
+            before = found.get(item, NO_ROWS)
+            well_now = before.well | well_here
+            rows = Rows(frozenset(well_now), frozenset(before.failed | failed_here) - well_now)
+            found[item] = kept.setdefault(rows, rows)
     return found
 
 
@@ -119,12 +145,18 @@ def _read(store: Store, folder: str, name: str) -> Iterator[pa.Table]:
         yield tables.from_bytes(name, data, fragment)
 
 
-def _runs_with_status(store: Store) -> Iterator[tuple[pa.Table, list[str]]]:
-    """Each fragment of runs, and the status of its rows."""
+def _runs(store: Store) -> Iterator[tuple[pa.Table, list[TrainedRun]]]:
+    """Each fragment of runs, and its rows as runs."""
     there = set(store.names(CHECKPOINTS, ".safetensors"))
+    kept: dict[Any, Any] = {}  # runs of a stack name the same file: one text for all
     for table in _read(store, RUNS, "run_fragments"):
-        rows = zip(table["status"].to_pylist(), table["checkpoint"].to_pylist(), strict=True)
-        yield table, [LOST if said == "done" and name not in there else said for said, name in rows]
+        columns = [table[name].to_pylist() for name in TrainedRun._fields]
+        runs = []
+        for row in zip(*columns, strict=True):
+            run = TrainedRun(*(kept.setdefault(value, value) for value in row))
+            is_lost = run.status == "done" and run.checkpoint not in there
+            runs.append(run._replace(status=LOST) if is_lost else run)
+        yield table, runs
 
 
 def _metric_keys(table: pa.Table) -> Iterator[tuple[Measurement, tuple[str, str | None], str, bool]]:

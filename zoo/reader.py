@@ -70,8 +70,9 @@ class Zoo:
             for c, seeds in zip(configs["config_id"], configs["seeds"], strict=True)
             for seed in seeds
         }
-        known = fragments.run_status(self.store)
-        counts = Counter(known[run_id] for run_id in planned & set(known))
+        counts = Counter(
+            run.status for run_id, run in fragments.trained_runs(self.store).items() if run_id in planned
+        )
         measured = fragments.measured(self.store, self.metric_recipe)
         ends = {name: counts[name] for name in ("done", "diverged", "failed")}
         return {

@@ -27,16 +27,15 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from zoo.config import RECIPES, SCHEDULES, Run, TrainConfig
+from zoo.config import RECIPES, SCHEDULES, Run
 from zoo.datasets import DatasetShape, DataSource
+from zoo.grids import LENGTHS, Grid, Group, groups_of
 
 PAIRS = ("ring", "all")
 METRIC_RECIPES = ("default", "paper")
-LENGTHS = ("sample_passes", "epochs", "steps")
 
 
 class SpecError(ValueError):
@@ -103,63 +102,6 @@ _REQUIRED = ("dataset", "architecture", "width", "batch_size", "data_amount")
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """One product of axes: each setting with its values, seeds apart."""
-
-    values: Mapping[str, tuple[Any, ...]]
-    seeds: tuple[int, ...]
-
-    @property
-    def source(self) -> DataSource:
-        """The data set of the grid, as it is to be loaded."""
-        name, *options = (self._single(k) for k in ("dataset", "image_size", "train_limit", "test_limit"))
-        return DataSource(name, *options)
-
-    @property
-    def is_paper(self) -> bool:
-        """Whether the grid trains by the paper recipe."""
-        return self._single("recipe") == "paper"
-
-    def _single(self, key: str) -> Any:
-        return self.values.get(key, (None,))[0]
-
-    def configurations(self, fingerprint: str) -> Iterator[TrainConfig]:
-        """The configurations of the grid, one by one.
-
-        Args:
-            fingerprint: Fingerprint of the grid's data set.
-        """
-        keys = [k for k in self.values if k not in ("train_limit", "test_limit")]
-        for combination in product(*(self.values[k] for k in keys)):
-            yield _configuration(dict(zip(keys, combination, strict=True)), fingerprint)
-
-
-PAPER: dict[str, Any] = {"schedule": "constant", "warm_up": 0.0}
-"""What the paper recipe prescribes where a spec does not say otherwise; and 81 epochs, 51 for small batches."""
-
-
-def _configuration(settings: dict[str, Any], fingerprint: str) -> TrainConfig:
-    """One configuration; lengths become sample passes, the recipe fills in what it prescribes."""
-    if settings.get("recipe") == "paper":
-        settings = {**PAPER, **settings}
-        if not any(key in settings for key in LENGTHS):
-            settings["epochs"] = 51 if settings["batch_size"] <= 64 else 81
-    if "epochs" in settings:
-        settings["sample_passes"] = settings.pop("epochs") * settings["data_amount"]
-    elif "steps" in settings:
-        settings["sample_passes"] = settings.pop("steps") * settings["batch_size"]
-    if not settings.get("label_noise"):
-        settings.pop("noise_seed", None)  # without noise no draw of it changes anything
-    name = settings.pop("dataset")
-    dataset = "parquet" if name.startswith("parquet:") else name  # a path is never identity
-    reals = {k: float(v) for k, v in settings.items() if _RULES[k].kind is float}
-    version = RECIPES[settings.get("recipe", "default")]
-    return TrainConfig(
-        dataset=dataset, data_fingerprint=fingerprint, recipe_version=version, **(settings | reals)
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class ZooSpec:
     """A parsed spec.
 
@@ -183,22 +125,23 @@ class ZooSpec:
         """The data sets of its grids, each once."""
         return list(dict.fromkeys(grid.source for grid in self.grids))
 
-    def runs(self, fingerprints: Mapping[DataSource, str]) -> Iterator[Run]:
-        """All runs, each once, in the order of the spec.
+    def groups(self, fingerprints: Mapping[DataSource, str]) -> list[Group]:
+        """Its configurations, each once, in groups that could share a stack; those with the most steps first.
 
         Args:
             fingerprints: The fingerprint of each of `sources()`.
         """
-        seen: set[str] = set()
-        for grid in self.grids:
-            for config in grid.configurations(fingerprints[grid.source]):
-                for seed in grid.seeds:
-                    run = Run(config, seed)
-                    if len(self.grids) > 1:
-                        if run.run_id in seen:
-                            continue
-                        seen.add(run.run_id)
-                    yield run
+        return groups_of([(grid, fingerprints[grid.source]) for grid in self.grids])
+
+    def runs(self, fingerprints: Mapping[DataSource, str]) -> Iterator[Run]:
+        """All runs, each once, in the order of the groups.
+
+        Args:
+            fingerprints: The fingerprint of each of `sources()`.
+        """
+        for group in self.groups(fingerprints):
+            for config, seeds in group.configurations():
+                yield from (Run(config, seed) for seed in seeds)
 
     def check(self, shapes: Mapping[DataSource, DatasetShape]) -> None:
         """Refuse what does not fit the data sets or is not registered.
@@ -366,7 +309,7 @@ def _values(where: str, value: Any, rule: _Rule) -> tuple[Any, ...]:
         raise SpecError(f"{where}: {repeated[0]!r} is given twice; each value once")
     if where.endswith(".seeds") and not isinstance(value, list) and value < 1:
         raise SpecError(f"{where}: {value!r} is not allowed; at least 1 seed, or a list of seeds")
-    return tuple(listed)
+    return tuple(float(item) for item in listed) if rule.kind is float else tuple(listed)
 
 
 def spec_fields() -> list[str]:

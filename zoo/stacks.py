@@ -6,9 +6,7 @@ a stack is execution: it changes no run_id and no weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
 from zoo.config import Run, TrainConfig
 
@@ -40,26 +38,3 @@ def stack_key(config: TrainConfig) -> tuple[str | int, ...]:
         *(c.dataset, c.data_fingerprint, c.image_size or 0, c.architecture, c.precision),
         *(c.recipe, c.recipe_version, c.width, c.batch_size, c.data_amount, c.sample_passes),
     )
-
-
-def cut_stacks(runs: Iterable[Run], size: int = STACK_SIZE) -> Iterator[Stack]:
-    """Cut runs into stacks, those with the most steps first, so that the last tasks to end are short.
-
-    Args:
-        runs: The runs to train, in any order.
-        size: Largest number of runs a stack.
-
-    Raises:
-        ValueError: If the size is below 1.
-    """
-    if size < 1:
-        raise ValueError(f"stack size is {size}; it has to be at least 1")
-
-    def order(run: Run) -> tuple[object, ...]:
-        # Runs of a configuration stay together: their checkpoints are then in one file.
-        return (-run.config.steps, -run.config.width, stack_key(run.config), run.config.config_id, run.seed)
-
-    for _, group in groupby(sorted(runs, key=order), key=lambda run: stack_key(run.config)):
-        alike = list(group)
-        for start in range(0, len(alike), size):
-            yield Stack(tuple(alike[start : start + size]))

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from zoo import checkpoints, fragments
 from zoo.config import Run, TrainConfig, seed_of
 from zoo.datasets import Dataset, RunData, Split, select_alike
-from zoo.fragments import Measurement
+from zoo.fragments import FAILED, Measurement, TrainedRun
 from zoo.landscape.connectivity import Pair
 from zoo.landscape.measure import RECIPES as METRIC_RECIPES
 from zoo.landscape.measure import measure_pairs, measure_run, rows_without_value
 from zoo.landscape.registry import PAIR_METRICS, RUN_METRICS
+from zoo.measurements import MeasureJob
 from zoo.models import image_shape, initial_model
-from zoo.plan import MeasureJob, TrainedRun
+from zoo.snapshots import SECONDS, Keeper
 from zoo.stacks import Stack
 from zoo.storage import Store
 from zoo.training import RunResult, train_stack
@@ -43,15 +44,23 @@ def provenance(device: str) -> dict[str, str]:
 
 
 def train(
-    stack: Stack, dataset: Dataset, store: Store, engine: str = "loop", device: str = "cpu"
-) -> Counter[str]:
+    stack: Stack,
+    dataset: Dataset,
+    store: Store,
+    engine: str = "loop",
+    device: str = "cpu",
+    snapshot_seconds: float = SECONDS,
+) -> list[TrainedRun]:
     """Train a stack and commit it: its checkpoint first, then, last, the fragment that names it.
 
+    Meanwhile a snapshot is kept every `snapshot_seconds`, from which another try goes on.
+
     Returns:
-        How many runs ended in which status.
+        Its runs, in the stack's order.
     """
     _plain_float32()
-    results = train_stack(stack, dataset, engine, device)
+    keeper = Keeper(store, stack, engine, snapshot_seconds)
+    results = train_stack(stack, dataset, engine, device, keeper)
     kept = {r.run: r.weights for r in results if r.weights is not None}
     name = digest = None
     if kept:
@@ -64,8 +73,10 @@ def train(
         run: {"checkpoint": name, "checkpoint_index": index, "checkpoint_sha256": digest}
         for index, run in enumerate(kept)
     }
-    fragments.commit_runs(store, [_run_row(r) | made | stored.get(r.run, {}) for r in results])
-    return Counter(r.status for r in results)
+    rows = [_run_row(r) | made | stored.get(r.run, {}) for r in results]
+    fragments.commit_runs(store, rows)
+    keeper.drop()
+    return [_trained(row) for row in rows]
 
 
 def _ids(run: Run) -> Row:
@@ -77,16 +88,26 @@ def _ids(run: Run) -> Row:
     }
 
 
+def _trained(row: Row) -> TrainedRun:
+    facts: dict[str, Any] = {name: row.get(name) for name in TrainedRun._fields}
+    return TrainedRun(**facts)
+
+
 def _run_row(result: RunResult) -> Row:
     same = ("status", "reason", "steps", "checkpoint_epoch", "final_loss", "seconds", "history")
     return _ids(result.run) | {name: getattr(result, name) for name in same} | result.scores
 
 
-def commit_failure(stack: Stack, store: Store, reason: str) -> None:
-    """Commit a stack that failed for good: a row a run, with the traceback as its reason."""
+def commit_failure(stack: Stack, store: Store, reason: str) -> list[TrainedRun]:
+    """Commit a stack that failed for good: a row a run, with the traceback as its reason.
+
+    Returns:
+        Its runs, in the stack's order.
+    """
     made = provenance("cpu")
-    rows = [_ids(run) | made | {"status": "failed", "reason": reason, "history": []} for run in stack.runs]
+    rows = [_ids(run) | made | {"status": FAILED, "reason": reason, "history": []} for run in stack.runs]
     fragments.commit_runs(store, rows)
+    return [TrainedRun(run.seed, FAILED) for run in stack.runs]
 
 
 def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu") -> Counter[str]:

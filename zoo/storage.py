@@ -5,6 +5,7 @@
     fragments/runs/*.parquet       a training task's commit; it names the checkpoint
     fragments/metrics/*.parquet    a measuring task's commit
     <table>.parquet                merged tables
+    snapshots/*.safetensors        where stacks in training stand that take long
     status.json                    how far the build is that is at work
 
 The fragment is the commit: it is written last, so that what it lists is complete. A file that no fragment

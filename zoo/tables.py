@@ -7,6 +7,8 @@ metadata, so that a Parquet file explains itself. Errors and accuracies are perc
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -28,6 +30,7 @@ __all__ = [
     "from_bytes",
     "from_frame",
     "markdown",
+    "rows_to_bytes",
     "to_bytes",
     "to_table",
 ]
@@ -77,8 +80,9 @@ def to_table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
         ValueError: If a row has a key that the schema does not, or a value of another type.
     """
     schema = SCHEMAS[name]
+    names = set(schema.names)
     for row in rows:
-        if unknown := sorted(set(row) - set(schema.names)):
+        if unknown := sorted(row.keys() - names):
             raise ValueError(f"table {name} has no columns {unknown}; its columns are {schema.names}")
     try:
         return pa.Table.from_pylist(rows, schema=schema)
@@ -107,6 +111,23 @@ def to_bytes(table: pa.Table) -> bytes:
     """The table as the bytes of a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+ROWS_AT_ONCE = 10_000
+
+
+def rows_to_bytes(name: str, rows: Iterable[dict[str, Any]]) -> bytes:
+    """Rows as the bytes of a Parquet file of the named schema; they need not fit in memory as rows.
+
+    Raises:
+        ValueError: As `to_table`.
+    """
+    sink, left = io.BytesIO(), iter(rows)
+    with pq.ParquetWriter(sink, SCHEMAS[name], compression="zstd") as writer:
+        writer.write_table(to_table(name, list(islice(left, ROWS_AT_ONCE))))
+        while batch := list(islice(left, ROWS_AT_ONCE)):
+            writer.write_table(to_table(name, batch))
     return sink.getvalue()
 
 

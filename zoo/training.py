@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,13 +22,17 @@ from torch import Tensor
 
 from zoo.config import Run, TrainConfig, seed_of
 from zoo.datasets import Dataset, RunData, Split, select_alike
-from zoo.engines import Engine
+from zoo.engines import Engine, Progress
 from zoo.engines.loop import LoopEngine
 from zoo.landscape.evaluation import evaluate
 from zoo.models import ImageShape, build_model, image_shape, initial_model
+from zoo.snapshots import Keeper, Snapshot, below, prefixed
 from zoo.stacks import Stack
 
 ENGINES: dict[str, type[Engine]] = {"loop": LoopEngine}
+
+SECONDS_A_PIECE = 5.0
+"""After how much training it is asked whether a snapshot is due."""
 
 STOP_EPOCHS, STOP_PATIENCE, STOP_CHANGE = 30, 5, 1e-4
 """The published stop rule: least epochs, epochs without change, and what counts as no change (nats)."""
@@ -109,7 +114,13 @@ def has_settled(losses: list[float]) -> bool:
     return all(abs(b - a) <= STOP_CHANGE for a, b in pairwise(recent))
 
 
-def train_stack(stack: Stack, dataset: Dataset, engine: str = "loop", device: str = "cpu") -> list[RunResult]:
+def train_stack(
+    stack: Stack,
+    dataset: Dataset,
+    engine: str = "loop",
+    device: str = "cpu",
+    keeper: Keeper | None = None,
+) -> list[RunResult]:
     """Train the runs of a stack and evaluate what is kept of them.
 
     Args:
@@ -117,6 +128,7 @@ def train_stack(stack: Stack, dataset: Dataset, engine: str = "loop", device: st
         dataset: Their data set.
         engine: A key of `ENGINES`.
         device: Torch device.
+        keeper: Where snapshots are kept; training goes on from the last one. None keeps none.
 
     Returns:
         A result for each run, in the stack's order.
@@ -129,7 +141,7 @@ def train_stack(stack: Stack, dataset: Dataset, engine: str = "loop", device: st
     shape = image_shape(dataset, stack.runs[0].config)
     models = [initial_model(run.config.architecture, run.config.width, shape, run.seed) for run in stack.runs]
     trainer = ENGINES[engine](models, [d.train for d in data], [run.config for run in stack.runs], device)
-    results = _advance(stack, trainer)
+    results = _advance(stack, trainer, keeper)
     for result, run_data in zip(results, data, strict=True):
         _score(result, run_data, shape, device)
     for result in results:
@@ -137,33 +149,109 @@ def train_stack(stack: Stack, dataset: Dataset, engine: str = "loop", device: st
     return results
 
 
-def _advance(stack: Stack, engine: Engine) -> list[RunResult]:
+@dataclass
+class _Course:
+    """How far a stack is: the epochs and steps that its runs have taken, and what the epoch has brought so far.
+
+    Attributes:
+        epochs: Whole epochs taken.
+        step: Steps taken in all.
+        losses: [K, S] losses of the S steps of the epoch.
+        wrong: [K, S] misclassified images of each.
+        sizes: [S] images of each.
+    """
+
+    losses: Tensor
+    wrong: Tensor
+    sizes: Tensor
+    epochs: int = 0
+    step: int = 0
+
+    @classmethod
+    def at_start(cls, models: int) -> Self:
+        none = torch.empty(models, 0)
+        return cls(none, none.long(), none[0].long())
+
+    def add(self, progress: Progress, size: int) -> None:
+        """Take in S steps of batches of a size."""
+        steps = progress.losses.shape[1]
+        self.losses = torch.cat([self.losses, progress.losses], 1)
+        self.wrong = torch.cat([self.wrong, progress.wrong], 1)
+        self.sizes = torch.cat([self.sizes, torch.full((steps,), size)])
+        self.step += steps
+
+    def end_epoch(self) -> None:
+        """An epoch is over."""
+        start = self.at_start(len(self.losses))
+        self.losses, self.wrong, self.sizes, self.epochs = (
+            start.losses,
+            start.wrong,
+            start.sizes,
+            self.epochs + 1,
+        )
+
+
+def _advance(stack: Stack, engine: Engine, keeper: Keeper | None) -> list[RunResult]:
     """Train to the end; the stack's runs take their steps side by side."""
     configs = [run.config for run in stack.runs]
     logs = [_Log(run, partial(engine.weights, lane)) for lane, run in enumerate(stack.runs)]
-    step = 0
-    for epoch, orders in enumerate(
-        zip(*(batch_order(r.config, r.seed) for r in stack.runs), strict=True), start=1
-    ):
-        losses, wrong, sizes = [], [], []
-        for segment in zip(*orders, strict=True):
-            batches = torch.stack(segment)
-            _, count, size = batches.shape
-            rates = torch.stack([learning_rates(config, step, count) for config in configs])
-            progress = engine.advance(batches, rates)
-            losses.append(progress.losses)
-            wrong.append(progress.wrong)
-            sizes.append(torch.full((count,), size))
-            step += count
-        epoch_losses, epoch_wrong, epoch_sizes = torch.cat(losses, 1), torch.cat(wrong, 1), torch.cat(sizes)
-        for lane, log in enumerate(logs):
-            row = {"epoch": epoch, "step": step, "learning_rate": rates[lane, -1].item()}
-            log.end_epoch(row, epoch_losses[lane], epoch_wrong[lane], epoch_sizes)
-            if not log.live:
-                engine.stop(lane)
+    course = _Course.at_start(len(logs))
+    if keeper is not None and (snapshot := keeper.read()) is not None:
+        course = _resume(snapshot, engine, logs)
+    pace = 1 if keeper is not None else None
+    orders = zip(*(batch_order(run.config, run.seed) for run in stack.runs), strict=True)
+    for epoch in islice(orders, course.epochs, None):
         if not any(log.live for log in logs):
             break
+        ahead = len(course.sizes)  # steps of this epoch that were taken before an interruption
+        for segment in zip(*epoch, strict=True):
+            batches = torch.stack(segment)
+            first, ahead = min(ahead, batches.shape[1]), max(0, ahead - batches.shape[1])
+            while first < batches.shape[1]:
+                began = time.perf_counter()
+                piece = batches[:, first : first + pace if pace else None]
+                _, steps, size = piece.shape
+                rates = torch.stack([learning_rates(config, course.step, steps) for config in configs])
+                course.add(engine.advance(piece, rates), size)
+                first += steps
+                if keeper is not None:
+                    keeper.keep_if_due(partial(_snapshot, course, engine, logs))
+                    pace = max(1, int(steps * SECONDS_A_PIECE / (time.perf_counter() - began)))
+        for lane, log in enumerate(logs):
+            rate = learning_rates(configs[lane], course.step - 1, 1).item()
+            row = {"epoch": course.epochs + 1, "step": course.step, "learning_rate": rate}
+            log.end_epoch(row, course.losses[lane], course.wrong[lane], course.sizes)
+            if not log.live:
+                engine.stop(lane)
+        course.end_epoch()
     return [log.end() for log in logs]
+
+
+def _snapshot(course: _Course, engine: Engine, logs: Sequence[_Log]) -> Snapshot:
+    """All that training goes on from."""
+    tensors = {"losses": course.losses, "wrong": course.wrong, "sizes": course.sizes}
+    facts: dict[str, Any] = {"epochs": course.epochs, "step": course.step, "logs": []}
+    for lane, log in enumerate(logs):
+        own, kept = log.state()
+        facts["logs"].append(own)
+        tensors |= prefixed(f"kept.{lane}", kept) | prefixed(f"state.{lane}", engine.state(lane))
+    return Snapshot(facts, tensors)
+
+
+def _resume(snapshot: Snapshot, engine: Engine, logs: Sequence[_Log]) -> _Course:
+    """Put engine and logs where the snapshot was taken."""
+    facts, tensors = snapshot
+    batches = tensors["losses"], tensors["wrong"], tensors["sizes"]
+    course = _Course(*batches, facts["epochs"], facts["step"])
+    for lane, (log, own) in enumerate(zip(logs, facts["logs"], strict=True)):
+        log.restore(own, below(f"kept.{lane}", tensors))
+        engine.restore(lane, below(f"state.{lane}", tensors))
+        if not (log.live and torch.isfinite(course.losses[lane]).all()):
+            engine.stop(lane)
+    return course
+
+
+_LOGGED = ("status", "reason", "steps", "final_loss", "checkpoint_epoch", "history")
 
 
 class _Log:
@@ -200,6 +288,18 @@ class _Log:
             self._result.weights, self._result.checkpoint_epoch = self._weights(), epoch
         # What is kept no longer changes once the rule holds, so that training can end there.
         self.live = not settled
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """All that is logged, as JSON can hold it, and the weights that are kept so far."""
+        facts = {name: getattr(self._result, name) for name in _LOGGED}
+        return facts | {"live": self.live, "best": self._best}, self._result.weights or {}
+
+    def restore(self, facts: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        """Be as `state` said."""
+        self.live, self._best = facts["live"], facts["best"]
+        for name in _LOGGED:
+            setattr(self._result, name, facts[name])
+        self._result.weights = weights or None
 
     def end(self) -> RunResult:
         """The result, the last weights kept where the recipe has not kept others."""

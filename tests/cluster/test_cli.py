@@ -133,11 +133,12 @@ def test_errors_name_their_remedy_without_a_traceback(folder, tmp_path):
 def test_status(folder):
     facts = json.loads(here("status", folder / "one", "--json").stdout)
     build = facts.pop("build")
-    assert (build["state"], build["stage"], build["done"], build["total"]) == ("finished", "measure", 48, 48)
-    assert sum(build["hosts"].values()) == 48
+    assert (build["state"], build["stages"]["measure"]["done"]) == ("finished", 48)
+    assert build["stages"]["measure"]["total"] == 48
+    assert sum(build["hosts"].values()) == 48 + build["stages"]["train"]["done"]
     watched = here("status", folder / "one", "--watch")
     assert watched.returncode == 0, "a build that has ended is not waited for"
-    assert watched.stdout.startswith("finished: measure 48/48 measurements, ")
+    assert watched.stdout.startswith("finished: train: ")
     assert json.loads(here("status", folder / "one", "--watch", "--json").stdout) == build
     expected = {
         "name": "one",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster import ray_executor
-from cluster.executors import TRIES, InProcessExecutor
+from cluster.executors import TRIES, InProcessExecutor, each
 from cluster.ray_executor import RayExecutor
 
 
@@ -37,17 +37,17 @@ def executor(request):
 
 
 def test_every_job_has_one_outcome(executor):
-    outcomes = list(executor.run(square, range(20), executor.share(3)))
-    assert sorted(o.job for o in outcomes) == list(range(20))
-    assert all(o.result == o.job**2 + 3 and o.error is None for o in outcomes)
-    assert list(executor.run(square, [], 0)) == []
+    outcomes = list(executor.run(each(square, range(20), executor.share(3))))
+    assert sorted(o.task.job for o in outcomes) == list(range(20))
+    assert all(o.result == o.task.job**2 + 3 and o.error is None for o in outcomes)
+    assert list(executor.run(each(square, [], 0))) == []
 
 
 def test_a_failing_job_is_tried_again_and_then_reported(executor, tmp_path):
     jobs = [("once", 1), ("thrice", TRIES), ("never", 99)]
     if isinstance(executor, RayExecutor):
         jobs += [("dies_once", 2), ("dies_always", 99)]
-    outcomes = {o.job[0]: o for o in executor.run(fails_until_tried_often, jobs, str(tmp_path))}
+    outcomes = {o.task.job[0]: o for o in executor.run(each(fails_until_tried_often, jobs, str(tmp_path)))}
     assert {name for name, o in outcomes.items() if o.error is None} == {"once", "thrice", "dies_once"} & set(
         outcomes
     )
@@ -71,10 +71,10 @@ def halves(job):
 
 
 def test_what_ran_out_of_memory_is_done_in_halves(executor):
-    outcomes = list(executor.run(takes_memory, [[1, 2, 3, 4, 5], [6]], 2, split=halves))
-    assert sorted(o.job for o in outcomes) == [[1, 2], [3], [4, 5], [6]]
+    outcomes = list(executor.run(each(takes_memory, [[1, 2, 3, 4, 5], [6]], 2, split=halves)))
+    assert sorted(o.task.job for o in outcomes) == [[1, 2], [3], [4, 5], [6]]
     assert {o.result for o in outcomes} == {3, 9, 6}
-    (outcome,) = executor.run(takes_memory, [[1]], 0, split=halves)
+    (outcome,) = executor.run(each(takes_memory, [[1]], 0, split=halves))
     assert "MemoryError: 1 numbers do not fit" in outcome.error
 
 
@@ -89,12 +89,12 @@ def test_a_job_that_takes_far_longer_than_the_others_is_sent_again(executor, tmp
     if not isinstance(executor, RayExecutor):
         pytest.skip("what hangs in this process hangs it")
     monkeypatch.setattr(ray_executor, "LEAST_DEADLINE", 1.0)
-    outcomes = executor.run(hangs_at_first, ["hangs", "a", "b"], str(tmp_path))
+    outcomes = executor.run(each(hangs_at_first, ["hangs", "a", "b"], str(tmp_path)))
     assert sorted(o.result for o in outcomes) == ["a", "b", "hangs"]
 
 
 def test_an_outcome_says_where_it_came_from(executor):
-    (outcome,) = executor.run(square, [2], 0)
+    (outcome,) = executor.run(each(square, [2], 0))
     assert outcome.host == platform.node()
 
 
@@ -107,7 +107,7 @@ def test_jobs_are_taken_as_there_is_room(executor):
             taken += 1
             yield job
 
-    outcomes = executor.run(square, jobs(), 0)
+    outcomes = executor.run(each(square, jobs(), 0))
     for done in range(1, 51):
         next(outcomes)
         assert taken <= done + 7
@@ -138,10 +138,11 @@ def test_an_existing_cluster_is_joined_by_its_address(tmp_path):
     )
     try:
         script = (
+            "from cluster.executors import each\n"
             "from cluster.ray_executor import RayExecutor\n"
             "from operator import add\n"
             f"with RayExecutor('127.0.0.1:{port}') as executor:\n"
-            "    print(sorted(o.result for o in executor.run(add, [1, 2], 10)))\n"
+            "    print(sorted(o.result for o in executor.run(each(add, [1, 2], 10))))\n"
         )
         for _ in range(20):
             done = subprocess.run(

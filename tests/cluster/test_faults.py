@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.executors import each
 from cluster.ray_executor import RayExecutor
 from tests.processes import descendants
 from zoo import fragments
@@ -120,11 +121,11 @@ def test_two_thousand_stacks_with_crashes_errors_and_a_node_killed_midway(tmp_pa
         victim = cluster.add()
         with RayExecutor(cluster.address) as executor:
             ended, failed = 0, []
-            for outcome in executor.run(train, work, store, str(tmp_path), 0.0, 0.05, errors):
+            for outcome in executor.run(each(train, work, store, str(tmp_path), 0.0, 0.05, errors)):
                 ended += 1
                 if outcome.error is not None:
                     assert "always fails" in outcome.error
-                    failed.append(outcome.job)
+                    failed.append(outcome.task.job)
                 if ended == 1_000:
                     cluster.kill(victim)
     assert ended == 2_000
@@ -145,7 +146,7 @@ def test_what_ran_on_a_node_that_is_gone_runs_elsewhere(tmp_path, fault):
             began, gone, hosts = time.monotonic(), 0.0, 0
             try:
                 for number, outcome in enumerate(
-                    executor.run(train, work, store, str(tmp_path), 0.3, 0.0, 0.0)
+                    executor.run(each(train, work, store, str(tmp_path), 0.3, 0.0, 0.0))
                 ):
                     assert outcome.error is None
                     hosts += outcome.host is not None

@@ -3,7 +3,7 @@
 import pytest
 
 from zoo import fragments, tables
-from zoo.fragments import Measurement
+from zoo.fragments import Measurement, Rows
 from zoo.storage import Folder
 
 CHECKPOINT = "checkpoints/some.safetensors"
@@ -60,11 +60,15 @@ def test_of_two_commits_of_a_run_the_lexically_first_counts(store):
     assert runs["seconds"].to_pylist() == first
 
 
+def statuses(store):
+    return {run_id: run.status for run_id, run in fragments.trained_runs(store).items()}
+
+
 def test_a_run_that_did_not_fail_wins_over_one_that_did(store):
     for status in ("failed", "done", "failed"):
         fragments.commit_runs(store, [run_row("a-0", status, reason=status + str(len(status)))])
     fragments.commit_runs(store, [run_row("b-0", "failed")])
-    assert fragments.run_status(store) == {"a-0": "done", "b-0": "failed"}
+    assert statuses(store) == {"a-0": "done", "b-0": "failed"}
     runs, _ = fragments.merge_runs(store, ALL)
     assert runs["status"].to_pylist() == ["done", "failed"]
 
@@ -72,10 +76,10 @@ def test_a_run_that_did_not_fail_wins_over_one_that_did(store):
 def test_a_run_whose_checkpoint_is_gone_is_lost_until_it_is_trained_again(store):
     fragments.commit_runs(store, [run_row("a-0", seconds=1.0)])
     store.delete(CHECKPOINT)
-    assert fragments.run_status(store) == {"a-0": "lost"}
+    assert statuses(store) == {"a-0": "lost"}
     store.write("checkpoints/new.safetensors", b"weights")
     fragments.commit_runs(store, [run_row("a-0", checkpoint="checkpoints/new.safetensors", seconds=2.0)])
-    assert fragments.run_status(store) == {"a-0": "done"}
+    assert statuses(store) == {"a-0": "done"}
     runs, _ = fragments.merge_runs(store, ALL)
     assert runs["seconds"].to_pylist() == [2.0]
 
@@ -97,10 +101,10 @@ def test_metrics_are_merged_by_measurement_row_and_recipe(store):
         store, [metric_row(*pair, "cka", 0.7), metric_row(*single, "new", 3.0, split="train")]
     )
     assert fragments.measured(store, "default") == {
-        single: {("hessian_trace", None): True, ("top", None): True, ("new", "train"): True},
-        pair: {("cka", None): True},
+        single: Rows(frozenset({("hessian_trace", None), ("top", None), ("new", "train")})),
+        pair: Rows(frozenset({("cka", None)})),
     }
-    assert fragments.measured(store, "paper") == {single: {("hessian_trace", None): True}}
+    assert fragments.measured(store, "paper") == {single: Rows(frozenset({("hessian_trace", None)}))}
     merged = fragments.merge_metrics(store, {single, pair}).to_pandas()
     assert len(merged) == 5
     assert sorted(merged.query("metric == 'hessian_trace'")["value"]) == [1.0, 9.0]
@@ -112,10 +116,10 @@ def test_a_metric_that_came_off_wins_over_one_that_failed(store, seconds):
     item = Measurement("a-0")
     failed = metric_row(*item, "hessian_trace", reason="failed: MemoryError: no room", seconds=seconds)
     fragments.commit_metrics(store, [failed])
-    assert fragments.measured(store, "default") == {item: {("hessian_trace", None): False}}
+    assert fragments.measured(store, "default") == {item: Rows(failed=frozenset({("hessian_trace", None)}))}
     assert fragments.merge_metrics(store, {item})["value"].to_pylist() == [None]
     fragments.commit_metrics(store, [metric_row(*item, "hessian_trace", 4.0)])
-    assert fragments.measured(store, "default") == {item: {("hessian_trace", None): True}}
+    assert fragments.measured(store, "default") == {item: Rows(frozenset({("hessian_trace", None)}))}
     assert fragments.merge_metrics(store, {item})["value"].to_pylist() == [4.0]
 
 
@@ -140,4 +144,4 @@ def test_a_damaged_fragment_is_named(store):
     with pytest.raises(
         ValueError, match=r"fragments/runs/broken\.parquet is not a readable Parquet file .*delete it"
     ):
-        fragments.run_status(store)
+        fragments.trained_runs(store)

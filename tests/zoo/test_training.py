@@ -7,10 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from zoo import stages, training
 from zoo.config import Run, TrainConfig
 from zoo.datasets import DataSource, load_dataset, select
 from zoo.models import image_shape, initial_model
+from zoo.snapshots import Keeper
 from zoo.stacks import Stack
+from zoo.storage import Folder
 from zoo.training import batch_order, has_settled, learning_rates, train_stack
 
 
@@ -179,3 +182,62 @@ def test_a_last_step_into_infinity_is_divergence_too(digits, config):
 def test_other_data_than_planned_is_refused(digits, config):
     with pytest.raises(ValueError, match="planned on data other, this digits is"):
         train(digits, Run(dataclasses.replace(config, data_fingerprint="other"), 0))
+
+
+class Preempted(Exception):
+    """What ends a training here."""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "width", "momentum"), [("default", 2, 0.9), ("default", 8, 0.9), ("paper", 2, 0.0)]
+)
+@pytest.mark.parametrize("writes", [1, 2, 7])
+def test_resumed_after_a_preemption_it_ends_as_one_that_was_not_interrupted(
+    digits, config, tmp_path, recipe, width, momentum, writes, monkeypatch
+):
+    """After any snapshot, within an epoch too, of models that are live, settled or diverged; to the bit."""
+    monkeypatch.setattr(training, "SECONDS_A_PIECE", 0.0)  # asked after every step
+    change = {"recipe": recipe, "width": width, "momentum": momentum, "data_amount": 90}
+    config = dataclasses.replace(config, **change)
+    hot = dataclasses.replace(config, learning_rate=1e12, momentum=0.0)
+    stack = Stack((Run(config, 0), Run(config, 1), Run(hot, 0)))
+    keeper = Keeper(Folder(tmp_path), stack, "loop", seconds=0.0)
+    whole = train_stack(stack, digits)
+    assert [result.status for result in whole] == ["done", "done", "diverged"]
+
+    class Preempting(Keeper):
+        written = 0
+
+        def keep_if_due(self, snapshot):
+            super().keep_if_due(snapshot)
+            self.written += 1
+            if self.written == writes:
+                raise Preempted
+
+    with pytest.raises(Preempted):
+        train_stack(stack, digits, keeper=Preempting(keeper.store, stack, "loop", 0.0))
+    kept = keeper.read()
+    assert kept.facts["step"] == writes
+    resumed = train_stack(stack, digits, keeper=Keeper(keeper.store, stack, "loop"))
+    for one, two in zip(whole, resumed, strict=True):
+        same = ("run", "status", "reason", "steps", "final_loss", "checkpoint_epoch", "history", "scores")
+        assert all(getattr(one, name) == getattr(two, name) for name in same)
+        assert (one.weights is None) == (two.weights is None)
+        assert one.weights is None or same_weights(one, two)
+
+
+def test_a_snapshot_that_cannot_be_read_is_as_good_as_none(digits, config, tmp_path):
+    stack = Stack((Run(config, 0),))
+    keeper = Keeper(Folder(tmp_path), stack, "loop")
+    keeper.store.write(keeper.name, b"no safetensors")
+    assert keeper.read() is None
+    (result,) = train_stack(stack, digits, keeper=keeper)
+    assert same_weights(result, train(digits, Run(config, 0))[0])
+
+
+def test_snapshots_go_when_their_stack_is_committed(digits, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SECONDS_A_PIECE", 0.0)
+    store = Folder(tmp_path)
+    stages.train(Stack((Run(config, 0),)), digits, store, snapshot_seconds=0.0)
+    assert store.names("snapshots", ".safetensors") == []
+    assert (tmp_path / "snapshots").is_dir(), "there were some"

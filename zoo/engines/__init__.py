@@ -6,7 +6,7 @@ stop and what to keep are `zoo.training`'s. `loop` is the plain way and the orac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -47,6 +47,14 @@ class Engine(Protocol):
 
     def stop(self, lane: int) -> None:
         """Leave model `lane` as it is from now on."""
+        ...
+
+    def state(self, lane: int) -> dict[str, Tensor]:
+        """All that model `lane` goes on from, its weights and its optimiser's, copied to the CPU."""
+        ...
+
+    def restore(self, lane: int, state: Mapping[str, Tensor]) -> None:
+        """Put model `lane` where `state` was taken, of the same engine."""
         ...
 
     def weights(self, lane: int) -> dict[str, Tensor]:

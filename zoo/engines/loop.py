@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo.config import TrainConfig
 from zoo.datasets import Split
 from zoo.engines import Progress
+from zoo.snapshots import below, prefixed
 
 CHANNELS_LAST_WIDTH = 8
 """Width from which a step is faster in channels_last than in the ordinary layout, on the CPUs measured."""
@@ -43,11 +44,25 @@ class LoopEngine:
         """Leave model `lane` as it is from now on."""
         self._lanes[lane].live = False
 
+    def state(self, lane: int) -> dict[str, Tensor]:
+        """All that model `lane` goes on from; see `Engine.state`."""
+        own = self._lanes[lane]
+        return prefixed("weights", self.weights(lane)) | prefixed("momentum", _copies(own.momentum))
+
+    def restore(self, lane: int, state: Mapping[str, Tensor]) -> None:
+        """Put model `lane` where `state` was taken."""
+        own = self._lanes[lane]
+        own.model.load_state_dict(below("weights", state))
+        own.momentum = below("momentum", state)
+
     def weights(self, lane: int) -> dict[str, Tensor]:
         """A copy of the state dict of model `lane`, on the CPU in the ordinary layout."""
-        state = self._lanes[lane].model.state_dict()
-        plain = torch.contiguous_format
-        return {name: value.detach().cpu().clone(memory_format=plain) for name, value in state.items()}
+        return _copies(self._lanes[lane].model.state_dict())
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    plain = torch.contiguous_format
+    return {name: value.detach().cpu().clone(memory_format=plain) for name, value in tensors.items()}
 
 
 class _Images(NamedTuple):
@@ -83,6 +98,23 @@ class _Lane:
             fused=True,
         )
         self.live = True
+
+    @property
+    def momentum(self) -> dict[str, Tensor]:
+        """The momentum of each parameter by name; none before the first step."""
+        state = self._optimiser.state
+        return {
+            name: state[parameter]["momentum_buffer"]
+            for name, parameter in self.model.named_parameters()
+            if state.get(parameter, {}).get("momentum_buffer") is not None
+        }
+
+    @momentum.setter
+    def momentum(self, values: Mapping[str, Tensor]) -> None:
+        parameters = dict(self.model.named_parameters())
+        for name, value in values.items():
+            parameter = parameters[name]
+            self._optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
 
     def advance(self, batches: Tensor, rates: Sequence[float]) -> tuple[Tensor, Tensor]:
         losses = torch.full((len(rates),), math.nan)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from zoo.config import TrainConfig
-from zoo.landscape.registry import functions_of
-from zoo.plan import Planned, TrainedRun, chosen_pairs, measure_jobs, plan_measurements
+from zoo.fragments import Rows, TrainedRun
+from zoo.landscape.measure import functions_of
+from zoo.measurements import Wanted, chosen_pairs, plan_measurements
 
 
 def test_a_ring_pairs_each_run_twice():
@@ -32,19 +33,19 @@ def test_a_number_takes_neighbours_first_and_more_add_to_fewer():
     assert chosen_pairs("a", 3) == []
 
 
-def test_a_job_measures_configurations_whose_runs_could_share_a_stack():
-    """Of equal shapes and steps, and no more runs than a stack has; noise and learning rate may differ."""
+def wanted(found=(), **more):
+    functions = functions_of(["cka", "hessian_trace"])
+    return Wanted("default", functions, "ring", dict(found), **more)
+
+
+def test_a_job_is_of_as_many_runs_as_a_stack():
     config = TrainConfig("digits", "f", "cnn", 2, 16, 128, 1_000)
-    quiet, noisy, wide = config, replace(config, label_noise=0.1), replace(config, width=4)
-    hot, hotter = replace(config, learning_rate=0.2), replace(config, learning_rate=0.3)
+    alike = [replace(config, learning_rate=rate) for rate in (0.1, 0.2, 0.3)]
     runs = tuple(TrainedRun(seed, "done", 8, None, "file", seed, "digest") for seed in range(6))
-    planned = [
-        Planned(own, runs, plan_measurements(runs, own.config_id, "ring"))
-        for own in (quiet, wide, noisy, hot, hotter)
-    ]
-    jobs = list(measure_jobs(planned, {}, "default", functions_of(["cka", "hessian_trace"])))
-    assert [[part.config for part in job.parts] for job in jobs] == [[quiet, noisy], [hot, hotter], [wide]]
-    assert [job.size for job in jobs] == [24, 24, 12]
+    jobs = list(wanted().jobs(wanted().part(own, runs) for own in alike))
+    assert [[part.config for part in job.parts] for job in jobs] == [alike[:2], alike[2:]]
+    assert [job.size for job in jobs] == [24, 12]
+    assert wanted().expected(6) == 12
     halves = jobs[0].halves()
     assert [half.size for half in halves] == [12, 12]
     assert [part for half in halves for part in half.parts] == list(jobs[0].parts)
@@ -54,6 +55,21 @@ def test_a_job_measures_configurations_whose_runs_could_share_a_stack():
     )
     assert uneven.parts[0].measurements == jobs[0].parts[0].measurements[:6]
     assert lone.halves() == []
-    done = {item: {("hessian_trace", "train"): True} for item in planned[0].measurements}
-    rest = list(measure_jobs(planned[:1], done, "default", functions_of(["cka", "hessian_trace"])))
-    assert {due.metrics for job in rest for part in job.parts for due in part.measurements} == {("cka",)}
+
+
+def test_what_is_there_is_not_due():
+    config = TrainConfig("digits", "f", "cnn", 2, 16, 128, 1_000)
+    runs = [TrainedRun(seed, "done") for seed in range(2)]
+    single, other, pair = plan_measurements(runs, config.config_id, "ring")
+    trace = ("hessian_trace", "train")
+    some = {single: Rows(frozenset({trace})), other: Rows(failed=frozenset({trace}))}
+
+    def due(**more):
+        part = wanted(some, **more).part(config, runs)
+        return {own.item: own.metrics for own in part.measurements} if part else {}
+
+    assert due() == {pair: ("cka",)}
+    assert due(failed=True) == {other: ("hessian_trace",), pair: ("cka",)}
+    assert due(failed=True, missing=False) == {other: ("hessian_trace",)}
+    assert due(missing=False) == {}
+    assert due()[pair] == ("cka",)
