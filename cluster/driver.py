@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,13 @@ import pyarrow as pa
 from cluster.executors import Executor, Outcome, Task
 from cluster.pipeline import Only, Pipeline, trained_statuses
 from cluster.progress import Progress
+from cluster.resources import Estimates, size_of
 from cluster.status_file import StatusFile
 from zoo import fragments, stages, tables
 from zoo.fragments import FAILED, Measurement, TrainedRun
 from zoo.landscape.measure import functions_of
 from zoo.measurements import MeasureJob, Wanted, plan_measurements
+from zoo.models import image_shape
 from zoo.plan import CONFIGS, Plan, make_plan, wanted_functions, write_plan
 from zoo.reader import Zoo, open_zoo
 from zoo.snapshots import SECONDS, drop_all
@@ -115,7 +117,7 @@ def build(
             trained_statuses(only, retry_failed),
             stack_size,
         )
-        work = _Work(executor, store, _shared(executor, plan), pipeline, device, snapshot_seconds)
+        work = _Work(executor, store, plan, pipeline, device, snapshot_seconds)
         clock.lap("plan")
         work.do(status)
         if only != "measure":
@@ -170,18 +172,13 @@ def measure_again(
         found = fragments.measured(store, recipe)
         wanted = Wanted(recipe, functions, spec.pairs, found, failed=retry_failed)
         pipeline = Pipeline(plan, fragments.trained_runs(store), wanted, trained_statuses("measure", False))
-        work = _Work(executor, store, _shared(executor, plan), pipeline, device)
+        work = _Work(executor, store, plan, pipeline, device)
         clock.lap("plan")
         work.do(status)
         clock.lap("work")
         runs, rows = _merge(store, spec, plan)
         clock.lap("tables")
     return _summary(runs, rows, work, clock)
-
-
-def _shared(executor: Executor, plan: Plan) -> dict[str, Any]:
-    """The data sets, each put once where every task can read it."""
-    return {fingerprint: executor.share(dataset) for fingerprint, dataset in plan.datasets.items()}
 
 
 def _check_data(zoo: Zoo, plan: Plan) -> None:
@@ -201,7 +198,7 @@ class _Work:
     Args:
         executor: Where the tasks run.
         store: The zoo's store.
-        datasets: Handles of the data sets, by fingerprint.
+        plan: The runs that the zoo is to have, with its data sets.
         pipeline: What there is to do.
         device: Torch device of the tasks.
         snapshot_seconds: Time between snapshots of a stack in training.
@@ -210,7 +207,7 @@ class _Work:
 
     executor: Executor
     store: Store
-    datasets: Mapping[str, Any]
+    plan: Plan
     pipeline: Pipeline
     device: str = "cpu"
     snapshot_seconds: float = SECONDS
@@ -218,6 +215,11 @@ class _Work:
     done: dict[str, Counter[str]] = field(default_factory=lambda: {"train": Counter(), "measure": Counter()})
     task_seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "measure": 0.0})
     _told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Put each data set once where every task can read it."""
+        self._datasets = {name: self.executor.share(data) for name, data in self.plan.datasets.items()}
+        self._estimates = Estimates(self.store, self.device)
 
     def do(self, status: StatusFile) -> None:
         """Do it all; a stack that fails for good becomes rows, a measurement is left for the next build."""
@@ -227,24 +229,29 @@ class _Work:
         status.follow(progress.facts)
         with progress:
             for outcome in self.executor.run(self._next):
-                if isinstance(outcome.task.job, Stack):
-                    stage, counts = "train", self._trained(outcome, progress)
-                else:
-                    stage, counts = "measure", self._measured(outcome)
+                stage = _stage(outcome.task.job)
+                counts = self._trained(outcome, progress) if stage == "train" else self._measured(outcome)
                 self.done[stage] += counts
                 self.task_seconds[stage] += outcome.seconds
+                self._estimates.see(stage, self._size(outcome.task.job), outcome.usage)
                 progress.add(stage, counts, outcome.seconds, outcome.host)
+        self._estimates.keep()
 
     def _next(self) -> Task | None:
-        match self.pipeline.next():
-            case Stack() as stack:
-                dataset = self.datasets[stack.runs[0].config.data_fingerprint]
-                shared = dataset, self.store, self.engine, self.device, self.snapshot_seconds
-                return Task(stages.train, stack, shared, Stack.halves)
-            case MeasureJob() as job:
-                dataset = self.datasets[job.data_fingerprint]
-                return Task(stages.measure, job, (dataset, self.store, self.device), MeasureJob.halves)
-        return None
+        job = self.pipeline.next()
+        if job is None:
+            return None
+        shared: tuple[Any, ...] = self._datasets[job.data_fingerprint], self.store
+        if isinstance(job, Stack):
+            options = self.engine, self.device, self.snapshot_seconds
+            task = Task(stages.train, job, (*shared, *options), Stack.halves)
+        else:
+            task = Task(stages.measure, job, (*shared, self.device), MeasureJob.halves)
+        return task._replace(need=self._estimates.need(_stage(job), self._size(job)))
+
+    def _size(self, job: Stack | MeasureJob) -> int:
+        """As `resources.size_of`."""
+        return size_of(job, image_shape(self.plan.datasets[job.data_fingerprint], job.example))
 
     def _trained(self, outcome: Outcome, progress: Progress) -> Counter[str]:
         stack: Stack = outcome.task.job
@@ -269,6 +276,10 @@ class _Work:
         if last not in self._told:
             self._told.add(last)
             print(f"mdzoo: {what} (others that fail alike are not told):\n{error}", file=sys.stderr)
+
+
+def _stage(job: Stack | MeasureJob) -> str:
+    return "train" if isinstance(job, Stack) else "measure"
 
 
 def _merge(store: Store, spec: ZooSpec, plan: Plan) -> tuple[pa.Table, pa.Table]:

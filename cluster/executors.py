@@ -16,13 +16,20 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from cluster import signals
-from cluster.tasks import call
+from cluster.tasks import Usage, call
 
 TRIES = 3
 
 Function = Callable[..., Any]
 Split = Callable[[Any], Sequence[Any]]
 """Gives the parts of a job that together do the same in less memory; none if it cannot be split."""
+
+
+class Need(NamedTuple):
+    """What a task takes, in bytes: of main memory, and of a GPU's; 0: not known."""
+
+    memory: int = 0
+    gpu_memory: int = 0
 
 
 class Task(NamedTuple):
@@ -33,12 +40,14 @@ class Task(NamedTuple):
         job: What it is to do.
         shared: What many tasks are given: values, or handles from `Executor.share`.
         split: How its job is halved if memory runs out; None: it cannot be.
+        need: What it is expected to take.
     """
 
     function: Function
     job: Any
     shared: tuple[Any, ...] = ()
     split: Split | None = None
+    need: Need = Need()
 
     def parts(self) -> list[Task]:
         """Tasks that together do the same in less memory; none if there are none."""
@@ -54,6 +63,7 @@ class Outcome(NamedTuple):
         error: The traceback, if it failed for good.
         host: Name of the machine where it ended; None if not known.
         seconds: What its last try took.
+        usage: What it took at its peak; None if it failed, or shared this process.
     """
 
     task: Task
@@ -61,6 +71,7 @@ class Outcome(NamedTuple):
     error: str | None = None
     host: str | None = None
     seconds: float = 0.0
+    usage: Usage | None = None
 
 
 Feed = Callable[[], Task | None]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from zoo.config import Run, TrainConfig
 from zoo.fragments import FAILED, LOST, TrainedRun
-from zoo.measurements import MeasureJob, MeasurePart, Wanted
-from zoo.plan import Plan
 from zoo.stacks import STACK_SIZE, Stack
+
+if TYPE_CHECKING:  # with torch, which `mdzoo --help` has no use for
+    from zoo.measurements import MeasureJob, MeasurePart, Wanted
+    from zoo.plan import Plan
 
 Only = Literal["train", "measure", "failed"]
 """Parts of a build that can be done alone: one of the two kinds of tasks, or what failed before."""

@@ -6,6 +6,7 @@ off, only after minutes.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import secrets
@@ -23,7 +24,7 @@ from typing import Any, Self
 
 from cluster import signals
 from cluster.executors import TRIES, Feed, Function, Outcome, Task, ran_out_of_memory
-from cluster.tasks import call
+from cluster.tasks import Gauge, Usage, call
 
 WINDOW_PER_PLACE = 3
 """Tasks in flight for each that can run: no worker waits for the driver, and its memory is bounded."""
@@ -67,9 +68,9 @@ class _Attempt:
     def again(self, tries: int = 0, losses: int = 0) -> _Attempt:
         return _Attempt(self.task, self.tries + tries, self.losses + losses)
 
-    def outcome(self, result: Any = None, error: str | None = None) -> Outcome:
+    def outcome(self, result: Any = None, error: str | None = None, usage: Usage | None = None) -> Outcome:
         seconds = time.monotonic() - self.started if self.node is not None else 0.0
-        return Outcome(self.task, result, error, self.host, seconds)
+        return Outcome(self.task, result, error, self.host, seconds, usage)
 
 
 class RayExecutor(AbstractContextManager["RayExecutor"]):
@@ -171,11 +172,37 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
 
 
 def _call_and_say_where(*given: Any) -> Iterator[Any]:
-    """What a Ray task yields: first the node where it runs and the name of its host, then the result of `call`."""
+    """What a Ray task yields: first its node and its host's name, then the result of `call` and what that took."""
     import ray
 
     yield ray.get_runtime_context().get_node_id(), platform.node()
-    yield call(*given)
+    gauge = Gauge()
+    result = call(*given)
+    yield result, gauge.read()
+
+
+@dataclass(slots=True)
+class _Room:
+    """What the nodes have for one task.
+
+    Attributes:
+        memory: Main memory of the largest node, in bytes.
+        gpu_memory: Memory of the smallest GPU that a task ran on, in bytes; 0 until one has.
+    """
+
+    memory: int = 0
+    gpu_memory: int = 0
+
+    def share_of_gpu(self, need: int, least: float) -> float:
+        """Of a GPU, what a task that needs so many bytes of it has to have, in sixteenths; at least a given share."""
+        if not least or not self.gpu_memory:
+            return least
+        return min(1.0, max(least, math.ceil(16 * need / self.gpu_memory) / 16))
+
+    def see(self, usage: Usage | None) -> None:
+        """Take in on what GPU a task ran."""
+        if usage is not None and usage.gpu_total:
+            self.gpu_memory = min(usage.gpu_total, self.gpu_memory or usage.gpu_total)
 
 
 @dataclass(slots=True)
@@ -197,6 +224,7 @@ class _Run:
     looked: float = 0.0
     slowest: dict[Function, float] = field(default_factory=dict)
     remote: Any = None
+    room: _Room = field(default_factory=lambda: _Room())
 
     def outcomes(self) -> Iterator[Outcome]:
         """Send tasks as there is room, and yield what becomes of each; whatever is left is called off at the end."""
@@ -233,15 +261,27 @@ class _Run:
         return _Attempt(task) if task is not None else None
 
     def send(self, attempt: _Attempt) -> None:
+        """Send a task to where there is room for what it needs; in parts, if no node has that much."""
         task = attempt.task
-        stream = self.remote.remote(os.getcwd(), self.modules, task.function, task.job, *task.shared)
-        self.pending[stream] = attempt
+        most = self.room.memory
+        if most and task.need.memory > most and (parts := task.parts()):
+            self.waiting.extendleft(_Attempt(part) for part in reversed(parts))
+            return
+        # One that cannot be split gets all of a node, and may be wrong about what it needs.
+        asked: dict[str, Any] = {"memory": min(task.need.memory, most)} if most and task.need.memory else {}
+        if share := self.room.share_of_gpu(task.need.gpu_memory, self.need.get("GPU", 0.0)):
+            asked["num_gpus"] = share
+        remote = self.remote.options(**asked) if asked else self.remote
+        self.pending[remote.remote(os.getcwd(), self.modules, task.function, task.job, *task.shared)] = (
+            attempt
+        )
 
     def look(self) -> None:
         """See which nodes are there."""
         nodes = [node for node in self.ray.nodes() if node["Alive"]]
         self.alive = frozenset(node["NodeID"] for node in nodes)
         self.window, self.looked = max(2, WINDOW_PER_PLACE * _room(nodes, self.need)), time.monotonic()
+        self.room.memory = max((int(node["Resources"].get("memory", 0)) for node in nodes), default=0)
 
     def renew(self) -> None:
         """Make the remote function anew.
@@ -271,7 +311,9 @@ class _Run:
             (attempt.node, attempt.host), attempt.started = said, time.monotonic()
             return None
         del self.pending[stream]
-        outcome = attempt.outcome(said)
+        result, usage = said
+        outcome = attempt.outcome(result, usage=usage)
+        self.room.see(usage)
         function = attempt.task.function
         self.slowest[function] = max(self.slowest.get(function, 0.0), outcome.seconds)
         return outcome

@@ -1,8 +1,12 @@
 """What tests share: the data beside the repository, and small specs."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Ray lets its workers yield to every other process; here those of the other tests would starve them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 

@@ -38,9 +38,14 @@ class MeasureJob(NamedTuple):
     recipe: str
 
     @property
+    def example(self) -> TrainConfig:
+        """One of its configurations, with the data and the shapes of all."""
+        return self.parts[0].config
+
+    @property
     def data_fingerprint(self) -> str:
         """The data set of all its configurations."""
-        return self.parts[0].config.data_fingerprint
+        return self.example.data_fingerprint
 
     def halves(self) -> list[MeasureJob]:
         """Two jobs with half of the measurements each; none if there is one measurement."""

@@ -26,6 +26,16 @@ class Stack:
         return [Stack(self.runs[:middle]), Stack(self.runs[middle:])] if middle else []
 
     @property
+    def example(self) -> TrainConfig:
+        """One of its configurations, with the data and the shapes of all."""
+        return self.runs[0].config
+
+    @property
+    def data_fingerprint(self) -> str:
+        """The data set of all its configurations."""
+        return self.example.data_fingerprint
+
+    @property
     def run_ids(self) -> list[str]:
         """The ids of its runs, in their order along the leading axis."""
         return [run.run_id for run in self.runs]

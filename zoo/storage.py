@@ -5,6 +5,7 @@
     fragments/runs/*.parquet       a training task's commit; it names the checkpoint
     fragments/metrics/*.parquet    a measuring task's commit
     <table>.parquet                merged tables
+    resources.json                 what its tasks took, for the next build
     snapshots/*.safetensors        where stacks in training stand that take long
     status.json                    how far the build is that is at work
 

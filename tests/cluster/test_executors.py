@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cluster import ray_executor
-from cluster.executors import TRIES, InProcessExecutor, each
+from cluster.executors import TRIES, InProcessExecutor, Need, Task, each
 from cluster.ray_executor import RayExecutor
+from cluster.tasks import Usage
 
 
 def square(job, offset):
@@ -76,6 +77,34 @@ def test_what_ran_out_of_memory_is_done_in_halves(executor):
     assert {o.result for o in outcomes} == {3, 9, 6}
     (outcome,) = executor.run(each(takes_memory, [[1]], 0, split=halves))
     assert "MemoryError: 1 numbers do not fit" in outcome.error
+
+
+def test_a_task_that_no_node_has_memory_for_is_done_in_parts_that_fit(executor):
+    """One that has no parts gets a node to itself: an estimate may be wrong."""
+    tasks = iter([Task(takes_memory, [1, 2, 3], (9,), halves, Need(memory=2**60)), None])
+    outcomes = list(executor.run(lambda: next(tasks, None)))
+    parts = [[1], [2], [3]] if isinstance(executor, RayExecutor) else [[1, 2, 3]]
+    assert sorted(o.task.job for o in outcomes) == parts
+    assert all(o.error is None for o in outcomes)
+
+
+def test_a_gpu_is_shared_by_as_many_as_have_room():
+    room = ray_executor._Room()
+    assert room.share_of_gpu(2**40, 0.0) == 0.0, "no GPU is used"
+    assert room.share_of_gpu(2**40, 0.25) == 0.25, "nothing is known of it before a task ran on one"
+    room.see(Usage(1, 1, 80 * 2**30))
+    assert room.share_of_gpu(2**30, 0.25) == 0.25
+    assert room.share_of_gpu(30 * 2**30, 0.25) == 0.375
+    assert room.share_of_gpu(200 * 2**30, 0.25) == 1.0
+
+
+def test_an_outcome_says_what_was_taken(executor):
+    (outcome,) = executor.run(each(square, [2], 0))
+    if isinstance(executor, RayExecutor) and sys.platform == "linux":
+        assert 10e6 < outcome.usage.memory < 10e9
+        assert outcome.seconds > 0
+    else:
+        assert outcome.usage is None
 
 
 def hangs_at_first(job, folder):

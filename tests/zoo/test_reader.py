@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def trained(tmp_path_factory):
     wild = dataclasses.replace(config, learning_rate=1e12, warm_up=0.0)
     runs = (Run(config, 0), Run(wild, 0), Run(config, 1))
     report = stages.train(Stack(runs), digits, store)
-    assert report == {"done": 2, "diverged": 1}
+    assert Counter(run.status for run in report) == {"done": 2, "diverged": 1}
     table, history = fragments.merge_runs(store, {run.run_id for run in runs})
     store.write("runs.parquet", tables.to_bytes(table))
     store.write("history.parquet", tables.to_bytes(history))
