@@ -18,11 +18,11 @@ from cluster.ray_executor import GPU_SHARE, RayExecutor
 from cluster.status_file import follow, read_status
 from cluster.terminal import (
     FAILED_RUNS,
-    INTERRUPTED,
     WRONG_USE,
     Json,
     ZooFolder,
     import_modules,
+    interrupted,
     show,
     stop,
 )
@@ -134,7 +134,7 @@ def build(
     except (SpecError, FileNotFoundError) as error:
         stop(str(error), WRONG_USE)
     except KeyboardInterrupt:
-        stop("interrupted; what is trained is kept, the same command goes on from there", INTERRUPTED)
+        interrupted("interrupted; what is trained is kept, the same command goes on from there")
     _report(out, summary, as_json)
 
 
@@ -170,9 +170,8 @@ def submit(
     try:
         code = submission.follow(job, address)
     except KeyboardInterrupt:
-        stop(
-            f"job {job} goes on; `ray job stop {job}` stops it, `mdzoo status {out} --watch` follows the zoo",
-            INTERRUPTED,
+        interrupted(
+            f"job {job} goes on; `ray job stop {job}` stops it, `mdzoo status {out} --watch` follows the zoo"
         )
     raise typer.Exit(code)
 
@@ -212,7 +211,7 @@ def measure(
                 retry_failed=retry_failed,
             )
     except KeyboardInterrupt:
-        stop("interrupted; what is measured is kept, the same command goes on from there", INTERRUPTED)
+        interrupted("interrupted; what is measured is kept, the same command goes on from there")
     _report(folder, summary, as_json)
 
 

@@ -122,6 +122,7 @@ def build(
         work.do(status)
         if only != "measure":
             drop_all(store)
+        store.sweep()
         clock.lap("work")
         runs, metrics = _merge(store, spec, plan)
 

@@ -57,3 +57,11 @@ def stop(message: str, code: int) -> NoReturn:
     """End the program with a message."""
     print(f"mdzoo: {message}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def interrupted(message: str) -> NoReturn:
+    """End the program at once: what lasts is on storage, and the interpreter's own tidying would take seconds."""
+    print(f"mdzoo: {message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)

@@ -122,6 +122,9 @@ class Bucket(Store):
         kept = (info.base_name for info in found if info.type == fs.FileType.File)
         return [f"{folder}/{n}" for n in sorted(kept) if n.endswith(suffix) and not n.startswith(".")]
 
+    def sweep(self) -> None:
+        """See `Store.sweep`: objects are whole or not there; parts of uploads are left to the rules of the bucket."""
+
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
         """See `Store.local`: a copy."""

@@ -79,6 +79,10 @@ class Store(ABC):
             BlockingIOError: If another process holds it.
         """
 
+    @abstractmethod
+    def sweep(self) -> None:
+        """Remove what writers left unfinished that were killed; whoever holds the lock may."""
+
     def read_each(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Names and bytes of many files, in their order."""
         for name in names:
@@ -162,6 +166,11 @@ class Folder(Store):
         with os.scandir(path) as entries:
             found = [e.name for e in entries if e.name.endswith(suffix) and not e.name.startswith(".")]
         return [f"{folder}/{name}" for name in sorted(found)]
+
+    def sweep(self) -> None:
+        """See `Store.sweep`."""
+        for left in self.root.rglob(".*.tmp"):
+            left.unlink(missing_ok=True)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:

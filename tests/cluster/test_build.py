@@ -159,7 +159,7 @@ def test_an_interrupted_build_says_so_and_goes_on(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "interrupted; what is trained is kept, the same command goes on from there" in err
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 10, "two or three seconds on an idle machine"
     status = subprocess.run(
         [sys.executable, "-m", "cluster.cli", "status", str(tmp_path / "zoo"), "--json"],
         capture_output=True,

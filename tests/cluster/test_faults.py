@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -55,14 +56,16 @@ def commit(stack: Stack, store: Store) -> None:
 
 
 def train(stack: Stack, store: Store, folder: str, seconds: float, crashes: float, errors: float) -> int:
-    """Sleep and commit. Some stacks kill their worker at first, before or after the commit; some always fail."""
+    """Sleep and commit. Some kill their worker at first, before, during or after the commit; some always fail."""
     number = stack.runs[0].config.batch_size
     luck, tried = random.Random(number).random(), Path(folder) / f"tried-{number}"
     first = not tried.exists()
     tried.touch()
     time.sleep(seconds)
-    if luck < crashes / 2 and first:
+    if luck < crashes / 3 and first:
         os._exit(1)
+    if luck < 2 * crashes / 3 and first:  # the file is written and not yet renamed
+        os.replace = lambda *_: os._exit(1)  # type: ignore[assignment]
     if luck > 1 - errors:
         raise ValueError(f"stack {number} always fails")
     commit(stack, store)
@@ -132,7 +135,40 @@ def test_two_thousand_stacks_with_crashes_errors_and_a_node_killed_midway(tmp_pa
     unlucky = [s for s in work if random.Random(s.runs[0].config.batch_size).random() > 1 - errors]
     assert sorted(map(repr, failed)) == sorted(map(repr, unlucky))
     assert recorded(store, work) == Counter(run.run_id for s in work if s not in unlucky for run in s.runs)
+    assert list((tmp_path / "zoo").rglob(".*.tmp")), "of workers that died while they committed"
+    store.sweep()
     assert not list((tmp_path / "zoo").rglob("*.tmp"))
+
+
+MIB = 2**20
+
+
+def fill(job: list[int], mib: int) -> int:
+    """Take so much memory for each number, and hold it for a while."""
+    held = [bytearray(mib * MIB) for _ in job]
+    for block in held:
+        block[::4096] = b"x" * len(block[::4096])
+    time.sleep(5)
+    return len(held)
+
+
+def halves(job: list[int]) -> list[list[int]]:
+    middle = len(job) // 2
+    return [job[:middle], job[middle:]] if middle else []
+
+
+def test_a_task_for_which_the_machine_has_no_memory_is_done_in_halves(monkeypatch):
+    """Ray kills a worker when the machine's memory runs out; here that is 2.5 GiB from now, and four take 3.2."""
+    memory = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
+    total, free = int(memory["MemTotal"]) // 1024, int(memory["MemAvailable"]) // 1024
+    if free < 6_000:
+        pytest.skip(f"{free} MiB of memory are free; this takes 6,000")
+    monkeypatch.setenv("RAY_memory_usage_threshold", str((total - free + 2_560) / total))
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    with RayExecutor(cpus=1) as executor:
+        outcomes = list(executor.run(each(fill, [[1, 2, 3, 4], [5]], 820, split=halves)))
+    assert sorted(o.task.job for o in outcomes) == [[1, 2], [3, 4], [5]]
+    assert all(o.error is None for o in outcomes)
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])

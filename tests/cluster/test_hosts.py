@@ -24,7 +24,7 @@ import yaml
 from cluster import driver
 from cluster.executors import InProcessExecutor
 from tests.cluster.test_build import SPEC, assert_equal_zoos
-from tests.processes import is_alive
+from tests.processes import descendants, is_alive
 from zoo.spec import parse_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,6 +206,59 @@ def head(tmp_path):
         process.terminate()
         process.wait(timeout=60)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_after_the_head_is_killed_the_same_command_goes_on_at_a_new_one(tmp_path, serial):
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # a driver gives its head up after a minute
+    }
+    environment.pop("RAY_AUTH_TOKEN", None)
+    (tmp_path / "spec.toml").write_text(MANY)
+    options = ["--node-ip-address=127.0.0.1", "--port=6396", "--num-cpus=2", "--include-dashboard=false"]
+
+    def start(number: int) -> subprocess.Popen[bytes]:
+        folder = Path("/tmp") / f"mdzoo-head-{os.getpid()}-{number}"
+        command = [BIN / "ray", "start", "--head", "--block", f"--temp-dir={folder}", *options]
+        quiet = subprocess.DEVNULL
+        head = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+        wait_for(lambda: is_open(6396), 120)
+        return head
+
+    def kill(head: subprocess.Popen[bytes]) -> None:
+        for pid in [*descendants(head.pid), head.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        head.wait()
+
+    def build() -> subprocess.Popen[str]:
+        command = [BIN / "mdzoo", "build", tmp_path / "spec.toml", "--out", tmp_path / "zoo"]
+        more = ["--address", "127.0.0.1:6396", "--stack-size", "2", "--patience", "60"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen([*map(str, command), *more], env=environment, text=True, **pipes)
+
+    fragments, head = tmp_path / "zoo" / "fragments" / "runs", start(1)
+    try:
+        first = build()
+        wait_for(lambda: len(list(fragments.glob("*.parquet"))) >= 3, 200)
+        kill(head)
+        began = time.monotonic()
+        first.communicate(timeout=200)
+        print("the driver ended", time.monotonic() - began, "s after its head, with", first.returncode)
+        assert first.returncode != 0
+        trained = len(list(fragments.glob("*.parquet")))
+        assert trained < 24, "some are left to do"
+        head = start(2)
+        again = build()
+        log, _ = again.communicate(timeout=400)
+        assert again.returncode == 0, log
+        assert f"trained: {48 - 2 * trained}" in log
+        assert_equal_zoos(serial, tmp_path / "zoo")
+    finally:
+        kill(head)
 
 
 @pytest.mark.cluster

@@ -72,3 +72,11 @@ def test_delete(tmp_path):
     store.delete("a")
     store.delete("a")
     assert not store.exists("a")
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path):
+    store = Folder(tmp_path)
+    store.write("fragments/runs/a.parquet", b"whole")
+    (tmp_path / "fragments" / "runs" / ".b.parquet.1234.tmp").write_bytes(b"ha")
+    store.sweep()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.parquet"]
