@@ -378,10 +378,11 @@ def use_token() -> None:
 def _import_ray(private: bool) -> Any:
     """The module ray; it reads its authentication from the environment when it is first imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not private:
-        use_token()
-    elif "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if "ray" not in sys.modules:
+        if not private:
+            use_token()
+        elif "RAY_AUTH_MODE" not in os.environ:
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
 
     return ray
