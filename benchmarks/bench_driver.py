@@ -24,13 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster.executors import each
-from cluster.pipeline import Pipeline, trained_statuses
 from cluster.ray_executor import RayExecutor
 from zoo import fragments
 from zoo.config import Run, TrainConfig
-from zoo.measurements import Wanted
-from zoo.plan import make_plan, wanted_functions, write_plan
-from zoo.spec import parse_spec
 from zoo.stacks import Stack
 from zoo.storage import Folder
 
@@ -104,6 +100,14 @@ class PlanCost(NamedTuple):
 
 def plan(configurations: int) -> PlanCost:
     """Plan a spec of so many configurations, a multiple of 1,000, as a build of it does."""
+    from cluster.pipeline import (  # with torch, which would hide the driver's own memory
+        Pipeline,
+        trained_statuses,
+    )
+    from zoo.measurements import Wanted
+    from zoo.plan import make_plan, wanted_functions, write_plan
+    from zoo.spec import parse_spec
+
     rates = [round(1e-5 * i, 8) for i in range(1, configurations // 1_000 + 1)]
     spec = parse_spec(WIDE.format(rates=rates))
     before, began = _peak(), time.process_time()

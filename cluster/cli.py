@@ -15,7 +15,7 @@ from cluster import cli_diagnosis, signals
 from cluster.executors import InProcessExecutor
 from cluster.pipeline import Only
 from cluster.ray_executor import GPU_SHARE, RayExecutor
-from cluster.status_file import follow, read_status
+from cluster.status_file import follow, read_status, status_line
 from cluster.terminal import (
     FAILED_RUNS,
     WRONG_USE,
@@ -278,7 +278,8 @@ def status(
         follow(open_zoo(folder).store, as_json)
         return
     zoo = open_zoo(folder)
-    show(zoo.status() | {"build": read_status(zoo.store)}, as_json)
+    last = read_status(zoo.store)
+    show(zoo.status() | {"build": last if as_json or last is None else status_line(last)}, as_json)
 
 
 app.command()(cli_diagnosis.benchmark)

@@ -119,8 +119,8 @@ def build(
         )
         work = _Work(executor, store, plan, pipeline, device, snapshot_seconds)
         clock.lap("plan")
-        work.do(status)
-        if only != "measure":
+        progress = work.do(status)
+        if only in (None, "train"):  # else some stacks may still want theirs
             drop_all(store)
         store.sweep()
         clock.lap("work")
@@ -131,7 +131,7 @@ def build(
         configs = tables.from_bytes("configs", store.read(CONFIGS), CONFIGS).to_pandas()
         _write(store, "labels", tables.from_frame("labels", label(configs, runs.to_pandas())))
         clock.lap("tables")
-    return _summary(runs, metrics, work, clock)
+    return _summary(runs, metrics, progress, clock)
 
 
 def measure_again(
@@ -175,11 +175,11 @@ def measure_again(
         pipeline = Pipeline(plan, fragments.trained_runs(store), wanted, trained_statuses("measure", False))
         work = _Work(executor, store, plan, pipeline, device)
         clock.lap("plan")
-        work.do(status)
+        progress = work.do(status)
         clock.lap("work")
         runs, rows = _merge(store, spec, plan)
         clock.lap("tables")
-    return _summary(runs, rows, work, clock)
+    return _summary(runs, rows, progress, clock)
 
 
 def _check_data(zoo: Zoo, plan: Plan) -> None:
@@ -213,8 +213,6 @@ class _Work:
     device: str = "cpu"
     snapshot_seconds: float = SECONDS
     engine: str = "loop"
-    done: dict[str, Counter[str]] = field(default_factory=lambda: {"train": Counter(), "measure": Counter()})
-    task_seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "measure": 0.0})
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -222,8 +220,12 @@ class _Work:
         self._datasets = {name: self.executor.share(data) for name, data in self.plan.datasets.items()}
         self._estimates = Estimates(self.store, self.device)
 
-    def do(self, status: StatusFile) -> None:
-        """Do it all; a stack that fails for good becomes rows, a measurement is left for the next build."""
+    def do(self, status: StatusFile) -> Progress:
+        """Do it all; a stack that fails for good becomes rows, a measurement is left for the next build.
+
+        Returns:
+            What was done.
+        """
         progress = Progress(lambda: self.executor.running)
         for stage, count in zip(("train", "measure"), self.pipeline.expected(), strict=True):
             progress.expect(stage, count)
@@ -232,11 +234,10 @@ class _Work:
             for outcome in self.executor.run(self._next):
                 stage = _stage(outcome.task.job)
                 counts = self._trained(outcome, progress) if stage == "train" else self._measured(outcome)
-                self.done[stage] += counts
-                self.task_seconds[stage] += outcome.seconds
                 self._estimates.see(stage, self._size(outcome.task.job), outcome.usage)
                 progress.add(stage, counts, outcome.seconds, outcome.host)
         self._estimates.keep()
+        return progress
 
     def _next(self) -> Task | None:
         job = self.pipeline.next()
@@ -309,8 +310,8 @@ def _measurements(runs: pa.Table, pairs: str | int) -> Iterator[Measurement]:
         yield from plan_measurements(own, config_id, pairs)
 
 
-def _summary(runs: pa.Table, metrics: pa.Table, work: _Work, clock: _Clock) -> Summary:
-    trained, measured = work.done["train"], work.done["measure"]
+def _summary(runs: pa.Table, metrics: pa.Table, progress: Progress, clock: _Clock) -> Summary:
+    trained, measured = (progress.stages[name].counts for name in ("train", "measure"))
     return Summary(
         counts=Counter(runs["status"].to_pylist()),
         trained=trained.total() - trained[FAILED],
@@ -318,7 +319,7 @@ def _summary(runs: pa.Table, metrics: pa.Table, work: _Work, clock: _Clock) -> S
         unmeasured=measured[FAILED],
         failed_metrics=sum((reason or "").startswith(FAILED) for reason in metrics["reason"].to_pylist()),
         seconds=clock.seconds,
-        task_seconds={stage: round(seconds, 3) for stage, seconds in work.task_seconds.items()},
+        task_seconds={name: round(stage.task_seconds, 3) for name, stage in progress.stages.items()},
     )
 
 

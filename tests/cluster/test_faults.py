@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster import driver
 from cluster.executors import each
 from cluster.ray_executor import RayExecutor
+from tests.cluster.test_build import assert_equal_zoos
 from tests.processes import descendants
 from zoo import fragments
 from zoo.config import Run, TrainConfig
+from zoo.spec import read_spec
 from zoo.stacks import Stack
 from zoo.storage import Folder, Store
 
@@ -203,3 +207,29 @@ def test_what_ran_on_a_node_that_is_gone_runs_elsewhere(tmp_path, fault):
             assert gone > began
     assert hosts == 12
     assert recorded(store, work) == Counter(run.run_id for s in work for run in s.runs)
+
+
+@pytest.mark.timeout(3_600)
+def test_the_demo_built_on_two_nodes_of_which_one_is_killed_equals_the_one_built_alone(tmp_path):
+    """The shipped spec, all 576 networks with their metrics, row for row and weight for weight."""
+    spec = read_spec("demo")
+    with RayExecutor() as executor:
+        driver.build(spec, tmp_path / "alone", executor)
+    with nodes() as cluster:
+        cluster.add()
+        victim = cluster.add()
+        fragments_made = tmp_path / "two" / "fragments" / "runs"
+
+        def kill_midway() -> None:
+            while len(list(fragments_made.glob("*.parquet"))) < 36:  # of 72 stacks
+                time.sleep(0.5)
+            cluster.kill(victim)
+
+        killer = threading.Thread(target=kill_midway, daemon=True)
+        killer.start()
+        with RayExecutor(cluster.address) as executor:
+            summary = driver.build(spec, tmp_path / "two", executor)
+        killer.join(timeout=1)
+        assert not killer.is_alive()
+    assert (summary.trained, summary.measured, summary.is_whole) == (576, 1_152, True)
+    assert_equal_zoos(tmp_path / "alone", tmp_path / "two")
