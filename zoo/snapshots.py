@@ -54,6 +54,7 @@ class Keeper:
     engine: str
     seconds: float = SECONDS
     _last: float = field(default_factory=time.monotonic)
+    _is_there: bool = False
 
     @property
     def name(self) -> str:
@@ -63,7 +64,8 @@ class Keeper:
 
     def read(self) -> Snapshot | None:
         """The last snapshot; None if there is none that can be read."""
-        if not self.store.exists(self.name):
+        self._is_there = self.store.exists(self.name)
+        if not self._is_there:
             return None
         try:
             with self.store.local(self.name) as path, safetensors.safe_open(path, framework="pt") as file:
@@ -79,11 +81,12 @@ class Keeper:
         facts, tensors = snapshot()
         data = safetensors.torch.save(tensors, metadata={"facts": json.dumps(facts)})
         self.store.write(self.name, data)
-        self._last = time.monotonic()
+        self._is_there, self._last = True, time.monotonic()
 
     def drop(self) -> None:
-        """Remove the snapshot: the stack is committed."""
-        self.store.delete(self.name)
+        """Remove the snapshot, if there is one: the stack is committed."""
+        if self._is_there:
+            self.store.delete(self.name)
 
 
 def drop_all(store: Store) -> None:
