@@ -52,7 +52,7 @@ def test_diagnose_imports_only_the_light_side_of_zoo(path):
 
 def test_only_the_executor_and_the_job_client_import_ray():
     importers = {p.relative_to(ROOT).as_posix() for p in files("cluster") if "ray" in tops(imports(p))}
-    assert importers == {"cluster/ray_executor.py", "cluster/submission.py"}
+    assert importers == {"cluster/ray_executor.py", "cluster/ray_tasks.py", "cluster/submission.py"}
     assert not any("ray" in tops(imports(ROOT / name, top_level=True)) for name in importers)
 
 

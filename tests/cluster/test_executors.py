@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import ray_executor
+from cluster import ray_tasks
 from cluster.executors import TRIES, InProcessExecutor, Need, Task, each
 from cluster.ray_executor import RayExecutor
 from cluster.tasks import Usage
@@ -89,7 +89,7 @@ def test_a_task_that_no_node_has_memory_for_is_done_in_parts_that_fit(executor):
 
 
 def test_a_gpu_is_shared_by_as_many_as_have_room():
-    room = ray_executor._Room()
+    room = ray_tasks.Room()
     assert room.share_of_gpu(2**40, 0.0) == 0.0, "no GPU is used"
     assert room.share_of_gpu(2**40, 0.25) == 0.25, "nothing is known of it before a task ran on one"
     room.see(Usage(1, 1, 80 * 2**30))
@@ -117,7 +117,7 @@ def hangs_at_first(job, folder):
 def test_a_job_that_takes_far_longer_than_the_others_is_sent_again(executor, tmp_path, monkeypatch):
     if not isinstance(executor, RayExecutor):
         pytest.skip("what hangs in this process hangs it")
-    monkeypatch.setattr(ray_executor, "LEAST_DEADLINE", 1.0)
+    monkeypatch.setattr(ray_tasks, "LEAST_DEADLINE", 1.0)
     outcomes = executor.run(each(hangs_at_first, ["hangs", "a", "b"], str(tmp_path)))
     assert sorted(o.result for o in outcomes) == ["a", "b", "hangs"]
 
