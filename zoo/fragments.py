@@ -91,7 +91,8 @@ def merge_runs(store: Store, planned: Container[str]) -> tuple[pa.Table, pa.Tabl
         for table, runs in _runs(store):
             keep = []
             for run_id, run in zip(table["run_id"].to_pylist(), runs, strict=True):
-                is_best = run.status == chosen[run_id].status
+                best = chosen.get(run_id)  # none: a late try committed it just now
+                is_best = best is not None and run.status == best.status
                 keep.append(run_id in planned and run_id not in taken and is_best)
                 taken.update([run_id] if keep[-1] else [])
             yield table.filter(pa.array(keep, pa.bool_()))
