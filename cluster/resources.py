@@ -58,7 +58,10 @@ def size_of(job: Stack | MeasureJob, shape: ImageShape) -> int:
 
 @cache
 def _outputs(architecture: str, width: int, shape: ImageShape) -> int:
-    """Values that the layers of a model put out for one image, counted without computing them."""
+    """Values that the layers of a model put out for one image, counted without computing them.
+
+    None are counted of a model that looks at values, as it has none to look at; its tasks will tell what they take.
+    """
     total = 0
 
     def count(_module: object, _inputs: object, output: object) -> None:
@@ -70,8 +73,10 @@ def _outputs(architecture: str, width: int, shape: ImageShape) -> int:
         for module in model.modules():
             if not list(module.children()):
                 module.register_forward_hook(count)
-        model(torch.empty(1, shape.channels, shape.image_size, shape.image_size))
-    return total
+        with suppress(Exception):  # whatever a user's model may raise
+            model(torch.empty(1, shape.channels, shape.image_size, shape.image_size))
+            return total
+    return 0
 
 
 @dataclass

@@ -1,11 +1,14 @@
 """What a task needs: an estimate from its size, corrected by what tasks took, and kept with the zoo."""
 
+import dataclasses
+
 import pytest
+from torch import nn
 
 from cluster.resources import BASE, BASE_ON_GPU, MARGIN, MIB, STEP, TIMES, Estimates, Line, size_of
 from cluster.tasks import Gauge, Usage
 from zoo.config import Run, TrainConfig
-from zoo.models import ImageShape, count_parameters
+from zoo.models import ARCHITECTURES, ImageShape, count_parameters
 from zoo.stacks import Stack
 from zoo.storage import Folder
 
@@ -29,6 +32,20 @@ def test_the_size_is_that_of_the_weights_and_of_what_the_layers_put_out():
     outputs = (large - small) / 4 / 8
     assert outputs > 8 * 32 * 32 * 9, "nine layers of the first stage at least"
     assert size_of(stack(width=64), SHAPE) > 5 * size_of(stack(width=8), SHAPE)
+
+
+def test_a_model_that_looks_at_values_has_a_size_too():
+    class Looks(nn.Linear):
+        def forward(self, images):
+            return super().forward(images.flatten(1)) if images.any() else images
+
+    ARCHITECTURES["looks"] = lambda width, shape: Looks(shape.pixels, shape.classes)
+    try:
+        config = dataclasses.replace(stack().example, architecture="looks")
+        weights = SHAPE.pixels * SHAPE.classes + SHAPE.classes
+        assert size_of(Stack((Run(config, 0),)), SHAPE) == 4 * 4 * weights
+    finally:
+        del ARCHITECTURES["looks"]
 
 
 def test_an_estimate_begins_with_a_guess_and_follows_what_was_seen():
