@@ -27,6 +27,7 @@ from cluster.terminal import (
     stop,
 )
 from zoo import __version__, open_zoo
+from zoo.stacks import SNAPSHOT_SECONDS, STACK_SIZE
 from zoo.storage import Folder
 
 if TYPE_CHECKING:
@@ -88,14 +89,16 @@ def build(
     data_dir: DataDir = None,
     address: Address = None,
     workers: Workers = None,
-    stack_size: Annotated[int, typer.Option(min=1, help="Most runs that train together in one task.")] = 16,
+    stack_size: Annotated[int, typer.Option(min=1, help="Most runs that train together in one task.")] = (
+        STACK_SIZE
+    ),
     device: Device = "cpu",
     gpu_share: GpuShare = GPU_SHARE,
     patience: Patience = 0.0,
     modules: Modules = None,
     snapshot_seconds: Annotated[
         float, typer.Option(min=1, help="Time between snapshots of a stack: the most a preemption costs.")
-    ] = 600.0,
+    ] = SNAPSHOT_SECONDS,
     only: Annotated[
         Only | None,
         typer.Option(help="Do a part of it alone; failed: again what failed before.", show_default=False),

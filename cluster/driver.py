@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from cluster.executors import Executor, Outcome, Task
+from cluster.executors import Executor, Need, Outcome, Task
 from cluster.pipeline import Only, Pipeline, trained_statuses
 from cluster.progress import Progress
 from cluster.resources import Estimates, size_of
@@ -24,9 +24,9 @@ from zoo.measurements import MeasureJob, Wanted, plan_measurements
 from zoo.models import image_shape
 from zoo.plan import CONFIGS, Plan, make_plan, wanted_functions, write_plan
 from zoo.reader import Zoo, open_zoo
-from zoo.snapshots import SECONDS, drop_all
+from zoo.snapshots import drop_all
 from zoo.spec import METRIC_RECIPES, ZooSpec, parse_spec
-from zoo.stacks import STACK_SIZE, Stack
+from zoo.stacks import SNAPSHOT_SECONDS, STACK_SIZE, Stack
 from zoo.storage import Store, open_store
 
 
@@ -78,7 +78,7 @@ def build(
     data_dir: Path | None = None,
     stack_size: int = STACK_SIZE,
     device: str = "cpu",
-    snapshot_seconds: float = SECONDS,
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
     only: Only | None = None,
     retry_failed: bool = False,
 ) -> Summary:
@@ -211,7 +211,7 @@ class _Work:
     plan: Plan
     pipeline: Pipeline
     device: str = "cpu"
-    snapshot_seconds: float = SECONDS
+    snapshot_seconds: float = SNAPSHOT_SECONDS
     engine: str = "loop"
     _told: set[str] = field(default_factory=set)
 
@@ -230,30 +230,32 @@ class _Work:
         for stage, count in zip(("train", "measure"), self.pipeline.expected(), strict=True):
             progress.expect(stage, count)
         status.follow(progress.facts)
-        with progress:
+        with progress, self._estimates:
             for outcome in self.executor.run(self._next):
                 stage = _stage(outcome.task.job)
                 counts = self._trained(outcome, progress) if stage == "train" else self._measured(outcome)
                 self._estimates.see(stage, self._size(outcome.task.job), outcome.usage)
                 progress.add(stage, counts, outcome.seconds, outcome.host)
-        self._estimates.keep()
         return progress
 
     def _next(self) -> Task | None:
         job = self.pipeline.next()
         if job is None:
             return None
-        shared: tuple[Any, ...] = self._datasets[job.data_fingerprint], self.store
+        shared: tuple[Any, ...] = self._datasets[job.example.data_fingerprint], self.store
         if isinstance(job, Stack):
             options = self.engine, self.device, self.snapshot_seconds
-            task = Task(stages.train, job, (*shared, *options), Stack.halves)
-        else:
-            task = Task(stages.measure, job, (*shared, self.device), MeasureJob.halves)
-        return task._replace(need=self._estimates.need(_stage(job), self._size(job)))
+            return Task(stages.train, job, (*shared, *options), Stack.halves, self._need)
+        return Task(stages.measure, job, (*shared, self.device), MeasureJob.halves, self._need)
+
+    def _need(self, job: Stack | MeasureJob) -> Need:
+        """What a job, or a half of one, is expected to take."""
+        return self._estimates.need(_stage(job), self._size(job))
 
     def _size(self, job: Stack | MeasureJob) -> int:
         """As `resources.size_of`."""
-        return size_of(job, image_shape(self.plan.datasets[job.data_fingerprint], job.example))
+        config = job.example
+        return size_of(job, image_shape(self.plan.datasets[config.data_fingerprint], config))
 
     def _trained(self, outcome: Outcome, progress: Progress) -> Counter[str]:
         stack: Stack = outcome.task.job

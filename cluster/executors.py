@@ -40,14 +40,14 @@ class Task(NamedTuple):
         job: What it is to do.
         shared: What many tasks are given: values, or handles from `Executor.share`.
         split: How its job is halved if memory runs out; None: it cannot be.
-        need: What it is expected to take.
+        need: Says what a job is expected to take, the whole one or a part; None: not known.
     """
 
     function: Function
     job: Any
     shared: tuple[Any, ...] = ()
     split: Split | None = None
-    need: Need = Need()
+    need: Callable[[Any], Need] | None = None
 
     def parts(self) -> list[Task]:
         """Tasks that together do the same in less memory; none if there are none."""

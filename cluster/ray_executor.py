@@ -30,7 +30,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
             object, is reachable with a random token only, and has neither dashboard nor usage reports.
         cpus: Cores of the private one; None takes all.
         modules: Python modules that a worker imports first, such as those that register architectures.
-        gpus: Of a GPU, what each task needs; 0 for none.
+        gpus: Of a GPU, what each task needs at least; 0 for none.
         patience: Seconds to wait for a node on which a task can run, as nodes may join late.
     """
 
@@ -71,7 +71,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 )
             else:
                 ray.init(self._address, **common)
-            self._wait_forplaces()
+            self._wait_for_room()
         except BaseException:
             self.__exit__()
             raise
@@ -80,7 +80,7 @@ class RayExecutor(AbstractContextManager["RayExecutor"]):
                 signal.signal(number, handler)
         return self
 
-    def _wait_forplaces(self) -> None:
+    def _wait_for_room(self) -> None:
         """Nodes may join after the driver starts, as with `ray submit`; an autoscaler is told to start one."""
         until, asked = time.monotonic() + self._patience, False
         while not places(nodes := self._ray.nodes(), self._need):

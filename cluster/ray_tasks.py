@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import signals
-from cluster.executors import TRIES, Feed, Function, Outcome, Task, ran_out_of_memory
+from cluster.executors import TRIES, Feed, Function, Need, Outcome, Task, ran_out_of_memory
 from cluster.tasks import Gauge, Usage, call
 
 WINDOW_PER_PLACE = 3
@@ -32,7 +32,8 @@ SECONDS_BETWEEN_CHECKS = 1.0
 """How long at most a signal that got lost waits to be heard."""
 
 LEAST_DEADLINE, SLOWER = 600.0, 10.0
-"""A task is given up on a node after so many seconds, or so many times what the slowest one before took."""
+"""A task is given up on a node after so many seconds, or so many times what the slowest of its
+function before took."""
 
 
 @dataclass(eq=False, slots=True)
@@ -154,14 +155,14 @@ class TasksUnderWay:
 
     def send(self, attempt: _Attempt) -> None:
         """Send a task to where there is room for what it needs; in parts, if no node has that much."""
-        task = attempt.task
-        most = self.room.memory
-        if most and task.need.memory > most and (parts := task.parts()):
+        task, most = attempt.task, self.room.memory
+        need = task.need(task.job) if task.need is not None else Need()
+        if most and need.memory > most and (parts := task.parts()):
             self.waiting.extendleft(_Attempt(part) for part in reversed(parts))
             return
         # One that cannot be split gets all of a node, and may be wrong about what it needs.
-        asked: dict[str, Any] = {"memory": min(task.need.memory, most)} if most and task.need.memory else {}
-        if share := self.room.share_of_gpu(task.need.gpu_memory, self.need.get("GPU", 0.0)):
+        asked: dict[str, Any] = {"memory": min(need.memory, most)} if most and need.memory else {}
+        if share := self.room.share_of_gpu(need.gpu_memory, self.need.get("GPU", 0.0)):
             asked["num_gpus"] = share
         remote = self.remote.options(**asked) if asked else self.remote
         self.pending[remote.remote(os.getcwd(), self.modules, task.function, task.job, *task.shared)] = (

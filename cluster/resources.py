@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 
@@ -73,10 +73,11 @@ def _outputs(architecture: str, width: int, shape: ImageShape) -> int:
         for module in model.modules():
             if not list(module.children()):
                 module.register_forward_hook(count)
-        with suppress(Exception):  # whatever a user's model may raise
+        try:
             model(torch.empty(1, shape.channels, shape.image_size, shape.image_size))
-            return total
-    return 0
+        except Exception:  # whatever a user's model may raise
+            return 0
+    return total
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Line:
             self.seen[key] = [size, peak]
 
 
-class Estimates:
+class Estimates(AbstractContextManager["Estimates"]):
     """What tasks of each kind need, from what those before them took.
 
     Args:
@@ -124,9 +125,8 @@ class Estimates:
 
     def need(self, stage: str, size: int) -> Need:
         """What a task of a stage needs."""
-        memory = self._line(stage, "memory", BASE).at(size)
         if not self._on_gpu:
-            return Need(memory)
+            return Need(self._line(stage, "memory", BASE).at(size))
         return Need(self._line(stage, "host", BASE).at(0), self._line(stage, "gpu", BASE_ON_GPU).at(size))
 
     def see(self, stage: str, size: int, usage: Usage | None) -> None:
@@ -134,15 +134,16 @@ class Estimates:
         if usage is None or size <= 0:
             return
         if self._on_gpu:
-            self._line(stage, "host", BASE).see(size, usage.memory)
+            self._line(stage, "host", BASE).see(1, usage.memory)  # of the size nothing is there
             self._line(stage, "gpu", BASE_ON_GPU).see(size, usage.gpu_memory + BASE_ON_GPU)
         else:
             self._line(stage, "memory", BASE).see(size, usage.memory)
 
-    def keep(self) -> None:
-        """Write them to the store."""
+    def __exit__(self, *_: object) -> None:
+        """Write them to the store, however the build ends."""
         kept = {name: asdict(line) for name, line in sorted(self._lines.items())}
-        self._store.write(NAME, json.dumps(kept, indent=1).encode())
+        with suppress(OSError):  # what ended the build, if anything did, is what matters
+            self._store.write(NAME, json.dumps(kept, indent=1).encode())
 
     def _line(self, stage: str, kind: str, base: int) -> Line:
         return self._lines.setdefault(f"{stage}.{kind}", Line(base))

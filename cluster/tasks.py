@@ -52,6 +52,7 @@ class Gauge:
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         self._before = _memory()
         if cuda := _cuda():
+            cuda.empty_cache()  # what the task before has left would count for this one
             cuda.reset_peak_memory_stats()
 
     def read(self) -> Usage | None:

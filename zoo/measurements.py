@@ -42,11 +42,6 @@ class MeasureJob(NamedTuple):
         """One of its configurations, with the data and the shapes of all."""
         return self.parts[0].config
 
-    @property
-    def data_fingerprint(self) -> str:
-        """The data set of all its configurations."""
-        return self.example.data_fingerprint
-
     def halves(self) -> list[MeasureJob]:
         """Two jobs with half of the measurements each; none if there is one measurement."""
         items = [(part, due) for part in self.parts for due in part.measurements]

@@ -18,12 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from zoo.config import content_id
-from zoo.stacks import Stack
+from zoo.stacks import SNAPSHOT_SECONDS, Stack
 from zoo.storage import Store
 
 FOLDER, SUFFIX = "snapshots", ".safetensors"
-SECONDS = 600.0
-"""Time between snapshots, and before the first: the most that a preemption costs."""
 
 
 class Snapshot(NamedTuple):
@@ -52,7 +50,7 @@ class Keeper:
     store: Store
     stack: Stack
     engine: str
-    seconds: float = SECONDS
+    seconds: float = SNAPSHOT_SECONDS
     _last: float = field(default_factory=time.monotonic)
     _is_there: bool = False
 

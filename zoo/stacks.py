@@ -14,6 +14,10 @@ STACK_SIZE = 16
 """Runs a stack: 16 models fill a vector register, and keep a task between a second and a few minutes."""
 
 
+SNAPSHOT_SECONDS = 600.0
+"""Time between snapshots of a stack in training, and before the first: the most that a preemption costs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """Runs that train together."""
@@ -29,11 +33,6 @@ class Stack:
     def example(self) -> TrainConfig:
         """One of its configurations, with the data and the shapes of all."""
         return self.runs[0].config
-
-    @property
-    def data_fingerprint(self) -> str:
-        """The data set of all its configurations."""
-        return self.example.data_fingerprint
 
     @property
     def run_ids(self) -> list[str]:

@@ -27,8 +27,8 @@ from zoo.landscape.measure import measure_pairs, measure_run, rows_without_value
 from zoo.landscape.registry import PAIR_METRICS, RUN_METRICS
 from zoo.measurements import MeasureJob
 from zoo.models import image_shape, initial_model
-from zoo.snapshots import SECONDS, Keeper
-from zoo.stacks import Stack
+from zoo.snapshots import Keeper
+from zoo.stacks import SNAPSHOT_SECONDS, Stack
 from zoo.storage import Store
 from zoo.training import RunResult, train_stack
 
@@ -49,7 +49,7 @@ def train(
     store: Store,
     engine: str = "loop",
     device: str = "cpu",
-    snapshot_seconds: float = SECONDS,
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
 ) -> list[TrainedRun]:
     """Train a stack and commit it: its checkpoint first, then, last, the fragment that names it.
 

@@ -79,13 +79,29 @@ def test_what_ran_out_of_memory_is_done_in_halves(executor):
     assert "MemoryError: 1 numbers do not fit" in outcome.error
 
 
+def need_of_pairs(job):
+    return Need(memory=2**20 if len(job) <= 2 else 2**60)
+
+
+def need_of_no_node(job):
+    return Need(memory=2**60)
+
+
 def test_a_task_that_no_node_has_memory_for_is_done_in_parts_that_fit(executor):
-    """One that has no parts gets a node to itself: an estimate may be wrong."""
-    tasks = iter([Task(takes_memory, [1, 2, 3], (9,), halves, Need(memory=2**60)), None])
-    outcomes = list(executor.run(lambda: next(tasks, None)))
-    parts = [[1], [2], [3]] if isinstance(executor, RayExecutor) else [[1, 2, 3]]
-    assert sorted(o.task.job for o in outcomes) == parts
-    assert all(o.error is None for o in outcomes)
+    """Each part asks for what it needs; one that has no parts gets a node to itself: an estimate may be wrong."""
+
+    def outcomes_of(job, need):
+        tasks = iter([Task(takes_memory, job, (9,), halves, need)])
+        outcomes = list(executor.run(lambda: next(tasks, None)))
+        assert all(o.error is None for o in outcomes)
+        return sorted(o.task.job for o in outcomes)
+
+    whole = [[1, 2, 3, 4]]
+    in_halves, in_ones = outcomes_of(*whole, need_of_pairs), outcomes_of(*whole, need_of_no_node)
+    if isinstance(executor, RayExecutor):
+        assert (in_halves, in_ones) == ([[1, 2], [3, 4]], [[1], [2], [3], [4]])
+    else:
+        assert in_halves == in_ones == whole
 
 
 def test_a_gpu_is_shared_by_as_many_as_have_room():

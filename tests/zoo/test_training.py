@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from zoo import stages, training
 from zoo.config import Run, TrainConfig
 from zoo.datasets import DataSource, load_dataset, select
+from zoo.engines.loop import LoopEngine
 from zoo.models import image_shape, initial_model
 from zoo.snapshots import Keeper
 from zoo.stacks import Stack
@@ -218,7 +219,15 @@ def test_resumed_after_a_preemption_it_ends_as_one_that_was_not_interrupted(
         train_stack(stack, digits, keeper=Preempting(keeper.store, stack, "loop", 0.0))
     kept = keeper.read()
     assert kept.facts["step"] == writes
+    taken, advance = [], LoopEngine.advance
+
+    def counted(engine, batches, rates):
+        taken.append(batches.shape[1])
+        return advance(engine, batches, rates)
+
+    monkeypatch.setattr(LoopEngine, "advance", counted)
     resumed = train_stack(stack, digits, keeper=Keeper(keeper.store, stack, "loop"))
+    assert sum(taken) == config.steps - writes, "it went on from there"
     for one, two in zip(whole, resumed, strict=True):
         same = ("run", "status", "reason", "steps", "final_loss", "checkpoint_epoch", "history", "scores")
         assert all(getattr(one, name) == getattr(two, name) for name in same)
