@@ -147,16 +147,19 @@ def test_a_stack_of_no_run():
 PLANNED = """
 from benchmarks.bench_driver import plan
 import json
-print(json.dumps(plan(50_000)._asdict()))
+print(json.dumps([plan(count)._asdict() for count in (10_000, 50_000)]))
 """
 
 
 def test_a_large_spec_is_planned_as_it_goes():
-    """A twentieth of a million configurations, within a twentieth of a minute, in memory that does not grow."""
+    """Five times as many configurations take five times as long, in memory that does not grow.
+
+    How long a million take is `benchmarks/bench_driver.py --plan 1000000`: 50 s of processor time on idle cores.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PLANNED], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    cost = json.loads(done.stdout)
-    assert (cost["configurations"], cost["measurements"] > 0) == (50_000, True)
-    assert cost["peak"] - cost["before"] < 250, "MiB, most of it for one batch of rows; a million take 190"
-    assert cost["seconds"] < 2 * 60 / 20, "of processor time; the factor is for busy machines"
+    few, many = json.loads(done.stdout)
+    assert (many["configurations"], many["measurements"] > 0) == (50_000, True)
+    assert many["peak"] - few["before"] < 250, "MiB, most of it for one batch of rows; a million take 190"
+    assert many["seconds"] < 10 * few["seconds"], "processor time; half of the factor is for busy machines"
