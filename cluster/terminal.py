@@ -14,7 +14,7 @@ WRONG_USE, FAILED_RUNS, INTERRUPTED = 2, 3, 130
 """Exit codes beside 0 and 1."""
 
 ZooFolder = Annotated[
-    str, typer.Argument(help="Folder or URI of a zoo that `mdzoo build` made.", show_default=False)
+    str, typer.Argument(help="Folder or URI of a zoo, or the name of a shipped release.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 
@@ -48,6 +48,8 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
+    if value == []:
+        return "none"
     if isinstance(value, list):
         return "".join(f"\n  {item}" for item in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -119,7 +119,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("test_images", _integer, "images", "size of that half"),
         Column("checkpoint", _text, "", "file of the stack's weights below the zoo's root; null if not done"),
         Column("checkpoint_index", _integer, "", "position of the run along the leading axis in that file"),
-        Column("checkpoint_sha256", _text, "", "SHA-256 of that file"),
+        Column(
+            "weights_sha256",
+            _text,
+            "",
+            "SHA-256 of its weights: names, types, shapes and bytes of its tensors, sorted by name",
+        ),
         Column("engine", _text, "", "engine that trained the run"),
         Column("recipe", _text, "", "training recipe"),
         Column("seconds", _real, "s", "training and evaluation of this run"),

@@ -44,7 +44,7 @@ class TrainedRun(NamedTuple):
     checkpoint_epoch: int | None = None
     checkpoint: str | None = None
     checkpoint_index: int | None = None
-    checkpoint_sha256: str | None = None
+    weights_sha256: str | None = None
 
 
 class Rows(NamedTuple):

@@ -17,9 +17,10 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import pyarrow as pa
 from pyarrow import fs
 
-from zoo.storage import Store
+from zoo.storage import Store, below, is_committed
 
 OPTIONS = ("region", "scheme", "endpoint_override")
 """What the query of a URI may say; credentials come from the environment, or from the machine's role."""
@@ -118,12 +119,17 @@ class Bucket(Store):
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """See `Store.names`."""
-        found = self._files.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True))
+        path = self._path(folder).rstrip("/")
+        found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
         kept = (info.base_name for info in found if info.type == fs.FileType.File)
-        return [f"{folder}/{n}" for n in sorted(kept) if n.endswith(suffix) and not n.startswith(".")]
+        return [below(folder, name) for name in sorted(kept) if is_committed(name, suffix)]
 
     def sweep(self) -> None:
         """See `Store.sweep`: objects are whole or not there; parts of uploads are left to the rules of the bucket."""
+
+    def open(self, name: str) -> pa.NativeFile:
+        """See `Store.open`: by requests of ranges."""
+        return self._files.open_input_file(self._path(name))
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:

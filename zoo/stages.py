@@ -6,7 +6,6 @@ zoo's store.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -62,16 +61,15 @@ def train(
     keeper = Keeper(store, stack, engine, snapshot_seconds)
     results = train_stack(stack, dataset, engine, device, keeper)
     kept = {r.run: r.weights for r in results if r.weights is not None}
-    name = digest = None
+    name = None
     if kept:
         shape = image_shape(dataset, stack.runs[0].config)
         data = checkpoints.pack(list(kept), list(kept.values()), shape)
-        digest = hashlib.sha256(data).hexdigest()
         name = store.write_named_by_content(fragments.CHECKPOINTS, data, ".safetensors")
     made = provenance(device) | {"engine": engine}
     stored = {
-        run: {"checkpoint": name, "checkpoint_index": index, "checkpoint_sha256": digest}
-        for index, run in enumerate(kept)
+        run: {"checkpoint": name, "checkpoint_index": index, "weights_sha256": checkpoints.sha256_of(weights)}
+        for index, (run, weights) in enumerate(kept.items())
     }
     rows = [_run_row(r) | made | stored.get(r.run, {}) for r in results]
     fragments.commit_runs(store, rows)
@@ -132,7 +130,7 @@ def measure(job: MeasureJob, dataset: Dataset, store: Store, device: str = "cpu"
     for part, data in zip(job.parts, data_of_parts, strict=True):
         config = part.config
         runs = {Run(config, run.seed).run_id: run for run in part.runs}
-        model = _models(store, runs, device)
+        model = _models(store, config, runs, device)
         for item, only in part.measurements:
             run = runs[item.run_id]
             if item.other_run_id is None and run.status != "done":
@@ -168,18 +166,18 @@ class _Twins(NamedTuple):
     data: RunData
 
 
-def _models(store: Store, runs: Mapping[str, TrainedRun], device: str) -> Callable[[str], nn.Module]:
-    """Loads a configuration's runs by their ids, each once, from files that are as they were written."""
-    for name, digest in {(run.checkpoint, run.checkpoint_sha256) for run in runs.values()}:
-        if name is not None and digest is not None:
-            checkpoints.verify(store, name, digest)
+def _models(
+    store: Store, config: TrainConfig, runs: Mapping[str, TrainedRun], device: str
+) -> Callable[[str], nn.Module]:
+    """Loads a configuration's runs by their ids, each once, with the weights that were stored."""
 
     @cache
     def model(run_id: str) -> nn.Module:
         run = runs[run_id]
-        assert run.checkpoint is not None  # a run that is done names its checkpoint
-        assert run.checkpoint_index is not None
-        return checkpoints.load_run(store, run.checkpoint, run.checkpoint_index, run_id).to(device)
+        place = run.checkpoint, run.checkpoint_index, run.weights_sha256
+        assert place[0] is not None and place[1] is not None and place[2] is not None  # noqa: PT018 (done)
+        own = Run(config, run.seed)
+        return checkpoints.load_run(store, place[0], place[1], own, place[2]).to(device)
 
     return model
 

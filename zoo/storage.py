@@ -24,6 +24,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from zoo.config import content_id
 
 
@@ -61,7 +63,15 @@ class Store(ABC):
 
     @abstractmethod
     def names(self, folder: str, suffix: str) -> list[str]:
-        """The committed files of a folder in lexical order, as names below the place."""
+        """The committed files of a folder in lexical order, as names below the place; "" is the place itself."""
+
+    @abstractmethod
+    def open(self, name: str) -> pa.NativeFile:
+        """A file of which any part can be read without the others.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
 
     @abstractmethod
     def local(self, name: str) -> AbstractContextManager[Path]:
@@ -88,12 +98,22 @@ class Store(ABC):
         for name in names:
             yield name, self.read(name)
 
-    def write_named_by_content(self, folder: str, data: bytes, suffix: str) -> str:
-        """Write a file named by the hash of its content, and return its name."""
-        name = f"{folder}/{content_id(data, 32)}{suffix}"
+    def write_named_by_content(self, folder: str, data: bytes, suffix: str, stem: str = "") -> str:
+        """Write a file whose name ends with the hash of its content, and return its name."""
+        name = f"{folder}/{stem}{content_id(data, 32)}{suffix}"
         if not self.exists(name):
             self.write(name, data)
         return name
+
+
+def is_committed(name: str, suffix: str) -> bool:
+    """Whether a file's name is not that of one that is being written, and ends so."""
+    return name.endswith(suffix) and not name.startswith(".")
+
+
+def below(folder: str, name: str) -> str:
+    """The name of a file in a folder of a store."""
+    return f"{folder}/{name}" if folder else name
 
 
 def open_store(place: str | Path) -> Store:
@@ -164,13 +184,17 @@ class Folder(Store):
         if not path.is_dir():
             return []
         with os.scandir(path) as entries:
-            found = [e.name for e in entries if e.name.endswith(suffix) and not e.name.startswith(".")]
-        return [f"{folder}/{name}" for name in sorted(found)]
+            found = [e.name for e in entries if e.is_file() and is_committed(e.name, suffix)]
+        return [below(folder, name) for name in sorted(found)]
 
     def sweep(self) -> None:
         """See `Store.sweep`."""
         for left in self.root.rglob(".*.tmp"):
             left.unlink(missing_ok=True)
+
+    def open(self, name: str) -> pa.NativeFile:
+        """See `Store.open`."""
+        return pa.OSFile(str(self.root / name))
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:

@@ -7,7 +7,7 @@ metadata, so that a Parquet file explains itself. Errors and accuracies are perc
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,13 @@ __all__ = [
     "from_bytes",
     "from_frame",
     "markdown",
+    "read",
     "rows_to_bytes",
     "to_bytes",
     "to_table",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _schema(columns: tuple[Column, ...]) -> pa.Schema:
@@ -59,10 +60,11 @@ SCHEMAS["run_fragments"] = SCHEMAS["runs"].append(HISTORY_LIST)
 """What a training task commits: rows of `runs`, each with its history nested, so that one file is the commit."""
 
 
-def markdown() -> str:
+def markdown(names: Iterable[str] = COLUMNS) -> str:
     """The tables as Markdown: one section a table, one line a column."""
     lines = []
-    for name, columns in COLUMNS.items():
+    for name in names:
+        columns = COLUMNS[name]
         lines += [f"#### `{name}`", "", "| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
         lines += [f"| `{c.name}` | {c.type} | {c.unit} | {c.meaning} |" for c in columns]
         lines.append("")
@@ -107,10 +109,15 @@ def from_frame(name: str, frame: pd.DataFrame) -> pa.Table:
         raise ValueError(f"a row does not fit the schema of table {name}: {error}") from error
 
 
-def to_bytes(table: pa.Table) -> bytes:
-    """The table as the bytes of a Parquet file."""
+def to_bytes(table: pa.Table, rows_a_group: int | None = None) -> bytes:
+    """The table as the bytes of a Parquet file.
+
+    Args:
+        table: The table.
+        rows_a_group: Rows that a reader reads together; None leaves it to Arrow.
+    """
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=rows_a_group)
     return sink.getvalue()
 
 
@@ -151,26 +158,70 @@ def from_bytes(name: str, data: bytes, source: str) -> pa.Table:
         raise ValueError(
             f"{source} is not a readable Parquet file ({error}); delete it and run again"
         ) from error
-    return check(name, table, source)
+    check(name, table.schema, source)
+    return table
 
 
-def check(name: str, table: pa.Table, source: str) -> pa.Table:
-    """The table itself, if its schema is that of `name` at this version.
+Filters = Sequence[tuple[str, str, Any]]
+"""Conditions that all have to hold, as `("width", ">=", 4)`; see `pyarrow.parquet.read_table`."""
+
+
+def read(
+    name: str,
+    file: pa.NativeFile,
+    source: str,
+    columns: Sequence[str] | None = None,
+    filters: Filters | None = None,
+) -> pa.Table:
+    """Of a Parquet file the rows and columns that are asked for; others are not read, as far as they lie apart.
+
+    Args:
+        name: A key of `SCHEMAS`.
+        file: The file.
+        source: What to call it in an error.
+        columns: Names of columns; None reads all.
+        filters: Conditions on rows.
+
+    Raises:
+        ValueError: As `from_bytes`, or if a column is not one of the table's.
+    """
+    asked = {*(columns or ()), *(column for column, *_ in filters or ())}
+    if unknown := sorted(asked - set(SCHEMAS[name].names)):
+        raise ValueError(
+            f"table {name} has no columns {unknown}; its columns are {', '.join(SCHEMAS[name].names)}"
+        )
+    try:
+        check(name, pq.read_schema(file), source)
+        file.seek(0)
+        return pq.read_table(
+            file,
+            columns=None if columns is None else list(columns),
+            filters=list(filters) if filters else None,
+            use_threads=False,  # Arrow's threads abort the interpreter if it exits meanwhile
+            pre_buffer=False,
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{source} is not a readable Parquet file ({error}); get it again") from error
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise ValueError(f"table {name} cannot be filtered by {list(filters or ())}: {error}") from error
+
+
+def check(name: str, found: pa.Schema, source: str) -> None:
+    """Refuse another schema than that of `name` at this version.
 
     Raises:
         ValueError: If the schema or its version differs.
     """
     schema = SCHEMAS[name]
-    version = (table.schema.metadata or {}).get(b"mdzoo_schema_version", b"none").decode()
+    version = (found.metadata or {}).get(b"mdzoo_schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise ValueError(
             f"{source} has schema version {version}, this mdzoo reads version {SCHEMA_VERSION}; "
             "open it with the mdzoo that wrote it, or build the zoo again"
         )
-    if not table.schema.equals(schema):
-        missing = [n for n in schema.names if n not in table.schema.names]
-        extra = [n for n in table.schema.names if n not in schema.names]
+    if not found.equals(schema):
+        missing = [n for n in schema.names if n not in found.names]
+        extra = [n for n in found.names if n not in schema.names]
         raise ValueError(
             f"{source} does not have the schema of table {name}: missing columns {missing}, unknown columns {extra}"
         )
-    return table
