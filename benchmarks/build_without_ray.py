@@ -52,10 +52,11 @@ class ProcessExecutor:
         with futures.ProcessPoolExecutor(
             self._processes, multiprocessing.get_context("spawn"), _begin, known
         ) as pool:
+            # What a task needs is for Ray to know; the driver, who says so, cannot be sent to a process.
             pending: set[futures.Future[Outcome]] = set()
             while True:
                 while len(pending) < 2 * self._processes and (task := feed()) is not None:
-                    pending.add(pool.submit(_call, task))
+                    pending.add(pool.submit(_call, task._replace(need=None)))
                 if not pending:
                     return
                 ended, pending = futures.wait(pending, return_when=futures.FIRST_COMPLETED)

@@ -74,5 +74,5 @@ def verify(folder: ZooFolder, as_json: Json = False) -> None:
         as_json,
     )
     if report.faults:
-        print(f"mdzoo: {len(report.faults)} faults, the first: {report.faults[0]}", file=sys.stderr)
+        print(f"mdzoo: not as published, the first fault: {report.faults[0]}", file=sys.stderr)
         raise typer.Exit(1)

@@ -22,7 +22,7 @@ from zoo.fragments import FAILED, Measurement, TrainedRun
 from zoo.landscape.measure import functions_of
 from zoo.measurements import MeasureJob, Wanted, plan_measurements
 from zoo.models import image_shape
-from zoo.plan import CONFIGS, Plan, make_plan, wanted_functions, write_plan
+from zoo.plan import CONFIGS, Plan, make_plan, refuse_release, wanted_functions, write_plan
 from zoo.reader import Zoo, open_zoo
 from zoo.snapshots import drop_all
 from zoo.spec import METRIC_RECIPES, ZooSpec, parse_spec
@@ -99,6 +99,7 @@ def build(
         How the zoo stands.
     """
     clock, store = _Clock(), open_store(root)
+    refuse_release(store)
     plan = make_plan(spec, data_dir)
     with store.locked(), StatusFile(store) as status:
         write_plan(store, spec, plan)
@@ -166,6 +167,7 @@ def measure_again(
     recipe = recipe or zoo.metric_recipe
     if recipe not in METRIC_RECIPES:
         raise ValueError(f"no metric recipe is named {recipe!r}; there are {', '.join(METRIC_RECIPES)}")
+    refuse_release(zoo.store)
     functions, spec = functions_of(metrics), parse_spec(zoo.spec, f"the spec of {root}")
     plan, store = make_plan(spec, data_dir), zoo.store
     _check_data(zoo, plan)

@@ -17,7 +17,7 @@ from zoo.datasets import Dataset, DatasetShape, DataSource, dataset_shape, load_
 from zoo.grids import Group
 from zoo.landscape.measure import functions_of
 from zoo.models import ImageShape, count_parameters, image_shape
-from zoo.reader import MANIFEST, MERGED
+from zoo.reader import MANIFEST, MERGED, open_zoo
 from zoo.spec import SpecError, ZooSpec
 from zoo.stacks import STACK_SIZE
 from zoo.storage import Store
@@ -129,6 +129,18 @@ def write_plan(store: Store, spec: ZooSpec, plan: Plan) -> None:
     store.write(MANIFEST, text)
     rows = (row for group in plan.groups for row in _config_rows(group, plan.datasets))
     store.write(CONFIGS, tables.rows_to_bytes("configs", rows))
+
+
+def refuse_release(store: Store) -> None:
+    """Keep builds off a release.
+
+    Raises:
+        ValueError: If the store holds one.
+    """
+    if store.exists(MANIFEST) and open_zoo(str(store)).is_release:
+        raise ValueError(
+            f"{store} is a release, which does not change; build into another place, and publish that"
+        )
 
 
 def _config_rows(group: Group, datasets: Mapping[str, Dataset]) -> Iterator[dict[str, Any]]:

@@ -197,7 +197,7 @@ class Zoo:
         row = self._places.loc[run.run_id].to_dict()
         if row["status"] != "done":
             raise ValueError(f"run {run.run_id} has no weights: it is {row['status']} ({row['reason']})")
-        if row["checkpoint"] is None:
+        if not isinstance(row["checkpoint"], str):
             raise ValueError(
                 f"the weights of run {run.run_id} are not in this release; those of runs with a checkpoint are"
             )

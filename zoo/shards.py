@@ -17,6 +17,9 @@ import safetensors
 
 from zoo.config import TrainConfig
 
+METADATA = "mdzoo"
+"""Name under which a file's metadata hold its header."""
+
 
 class Header(NamedTuple):
     """What a file of weights says of itself.
@@ -34,13 +37,9 @@ class Header(NamedTuple):
     shape: Mapping[str, int]
 
     def metadata(self) -> dict[str, str]:
-        """The header as safetensors keeps it."""
-        return {
-            "run_ids": json.dumps(self.run_ids),
-            "architecture": self.architecture,
-            "width": str(self.width),
-            "shape": json.dumps(self.shape),
-        }
+        """The header as safetensors keeps it: under one name, as it writes several in any order."""
+        said = self._asdict() | {"shape": dict(self.shape)}
+        return {METADATA: json.dumps(said, sort_keys=True)}
 
     @classmethod
     def of(cls, file: Any, name: str) -> Self:
@@ -49,14 +48,11 @@ class Header(NamedTuple):
         Raises:
             ValueError: If it has none, or another kind.
         """
-        said = file.metadata() or {}
         try:
-            shape = {key: int(value) for key, value in json.loads(said["shape"]).items()}
-            run_ids = tuple(map(str, json.loads(said["run_ids"])))
-            if shape.keys() != {"channels", "image_size", "classes"}:
-                raise KeyError("shape")
-            return cls(run_ids, said["architecture"], int(said["width"]), shape)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            said = json.loads((file.metadata() or {})[METADATA])
+            shape = {key: int(said["shape"][key]) for key in ("channels", "image_size", "classes")}
+            return cls(tuple(map(str, said["run_ids"])), str(said["architecture"]), int(said["width"]), shape)
+        except (KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{name} has no header of runs and their architecture ({error!r})") from error
 
     def place(self, run_id: str, index: int, name: str) -> int:

@@ -30,6 +30,11 @@ def trained(tmp_path_factory):
     table, history = fragments.merge_runs(store, {run.run_id for run in runs})
     store.write("runs.parquet", tables.to_bytes(table))
     store.write("history.parquet", tables.to_bytes(history))
+    rows = [
+        {"config_id": c.config_id, "canonical_json": c.canonical_json(), "width": c.width}
+        for c in (config, wild)
+    ]
+    store.write("configs.parquet", tables.rows_to_bytes("configs", rows))
     manifest = {
         "schema_version": tables.SCHEMA_VERSION,
         "package_version": "0",
@@ -67,7 +72,11 @@ def test_runs_that_have_no_weights_or_are_not_there(trained):
     opened = zoo.open(store.root)
     with pytest.raises(ValueError, match=r"has no weights: it is diverged \(the loss is not finite at step"):
         opened.model(runs[1].config.config_id, 0)
-    with pytest.raises(KeyError, match=r"no run nothing-0 in this zoo; its runs are in table\('runs'\)"):
+    with pytest.raises(KeyError, match=r"no run .*-9 in this zoo; its runs are in table\('runs'\)"):
+        opened.model(runs[0].config.config_id, 9)
+    with pytest.raises(
+        KeyError, match=r"no configuration nothing in this zoo; they are in table\('configs'\)"
+    ):
         opened.model("nothing", 0)
 
 
@@ -76,40 +85,53 @@ def test_a_flipped_bit_is_found(trained, tmp_path):
     row = zoo.open(store.root).table("runs").set_index("run_id").loc[runs[0].run_id]
     data = bytearray(store.read(row["checkpoint"]))
     data[-1] ^= 1
-    damaged = Folder(tmp_path)
+    damaged, place = Folder(tmp_path), (row["checkpoint"], int(row["checkpoint_index"]))
+    last = (row["checkpoint"], 1, runs[2], zoo.open(store.root).table("runs")["weights_sha256"].iloc[1])
     damaged.write(row["checkpoint"], bytes(data))
-    place = (row["checkpoint"], int(row["checkpoint_index"]), runs[0].run_id)
     with pytest.raises(
-        ValueError, match=r"is damaged: its SHA-256 is .*, its table says .*; delete it and build again"
+        ValueError, match=r"is damaged: the weights of run .* have SHA-256 .*, its table says"
     ):
-        checkpoints.verify(damaged, row["checkpoint"], row["checkpoint_sha256"])
+        checkpoints.load_run(damaged, *last)
+    checkpoints.load_run(damaged, *place, runs[0], row["weights_sha256"])  # whose weights are not concerned
     damaged.write(row["checkpoint"], bytes(data[:-8]))
     with pytest.raises(ValueError, match="is not a readable safetensors file"):
-        checkpoints.load_run(damaged, *place)
-    with pytest.raises(ValueError, match=r"does not hold run other-0 at position 0; its runs are \["):
-        checkpoints.load_run(store, row["checkpoint"], 0, "other-0")
+        checkpoints.load_run(damaged, *last)
+    with pytest.raises(ValueError, match=r"does not hold run .*-7 at position 0 of its 2, but .*-0"):
+        checkpoints.load_run(store, row["checkpoint"], 0, Run(runs[0].config, 7), row["weights_sha256"])
 
 
 def test_weights_come_back_to_the_bit(tmp_path):
     shape, store = ImageShape(3, 8, 5), Folder(tmp_path)
     config = TrainConfig("d", "f", "resnet18", width=2, batch_size=2, data_amount=2, sample_passes=2)
-    models = [initial_model("resnet18", 2, shape, seed) for seed in range(3)]
+    models = [initial_model("resnet18", 2, shape, seed).state_dict() for seed in range(3)]
     runs = [Run(config, seed) for seed in range(3)]
-    name = store.write_named_by_content(
-        "c", checkpoints.pack(runs, [m.state_dict() for m in models], shape), ".safetensors"
-    )
+    name = store.write_named_by_content("c", checkpoints.pack(runs, models, shape), ".safetensors")
     for index, (run, model) in enumerate(zip(runs, models, strict=True)):
-        back = checkpoints.load_run(store, name, index, run.run_id).state_dict()
-        assert all(torch.equal(value, back[key]) for key, value in model.state_dict().items())
+        back = checkpoints.load_run(store, name, index, run, checkpoints.sha256_of(model)).state_dict()
+        assert all(torch.equal(value, back[key]) for key, value in model.items())
+
+
+def test_a_file_is_the_same_each_time(tmp_path):
+    shape, runs = ImageShape(1, 2, 2), [Run(CONFIG, seed) for seed in range(2)]
+    weights = [initial_model("mlp", 4, shape, seed).state_dict() for seed in range(2)]
+    assert len({checkpoints.pack(runs, weights, shape) for _ in range(20)}) == 1
+
+
+CONFIG = TrainConfig("d", "f", "mlp", width=4, batch_size=2, data_amount=2, sample_passes=2)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
-    shape, store = ImageShape(3, 8, 5), Folder(tmp_path)
-    run = Run(TrainConfig("d", "f", "mlp", width=4, batch_size=2, data_amount=2, sample_passes=2), 0)
-    data = checkpoints.pack([run], [initial_model("mlp", 2, shape, 0).state_dict()], shape)
-    name = store.write_named_by_content("c", data, ".safetensors")
+    shape, store, run = ImageShape(3, 8, 5), Folder(tmp_path), Run(CONFIG, 0)
+    weights = initial_model("mlp", 2, shape, 0).state_dict()
+    name = store.write_named_by_content("c", checkpoints.pack([run], [weights], shape), ".safetensors")
     with pytest.raises(ValueError, match=r"holds mlp of width 4, which its weights are not: .*size mismatch"):
-        checkpoints.load_run(store, name, 0, run.run_id)
+        checkpoints.load_run(store, name, 0, run, checkpoints.sha256_of(weights))
+    other = Run(dataclasses.replace(CONFIG, architecture="cnn"), 0)
+    data = checkpoints.pack([other], [weights], shape)
+    header = data.replace(other.run_id.encode(), run.run_id.encode())
+    name = store.write_named_by_content("c", header, ".safetensors")
+    with pytest.raises(ValueError, match=r"says that it holds cnn of width 4, its configuration is mlp"):
+        checkpoints.load_run(store, name, 0, run, checkpoints.sha256_of(weights))
 
 
 def test_what_is_no_zoo(trained, tmp_path):
@@ -126,4 +148,52 @@ def test_what_is_no_zoo(trained, tmp_path):
     with pytest.raises(
         ValueError, match=r"has schema version 99, this mdzoo reads version \d; open it with mdzoo 9\.0"
     ):
+        zoo.open(tmp_path)
+
+
+def test_tables_are_read_in_part():
+    demo = zoo.open("demo")
+    whole = demo.table("metrics")
+    some = demo.table(
+        "metrics", ["run_id", "value"], [("metric", "=", "cka"), ("value", ">", 0.5), ("split", "=", None)]
+    )
+    assert len(some) == 0, "null equals nothing"
+    some = demo.table("metrics", ["run_id", "value"], [("metric", "=", "cka"), ("value", ">", 0.5)])
+    expected = whole[(whole["metric"] == "cka") & (whole["value"] > 0.5)]
+    assert some.columns.tolist() == ["run_id", "value"]
+    assert sorted(some["value"]) == sorted(expected["value"])
+    assert demo.arrow("labels", ["label"]).column_names == ["label"]
+    with pytest.raises(ValueError, match=r"table metrics has no columns \['sharpness'\]; its columns are"):
+        demo.table("metrics", filters=[("sharpness", ">", 0)])
+    with pytest.raises(ValueError, match="table metrics cannot be filtered by"):
+        demo.table("metrics", filters=[("metric", ">", 3)])
+
+
+def test_runs_come_with_their_settings():
+    demo = zoo.open("demo")
+    runs = demo.runs(width=[2, 8], label_noise=0.1, status="done")
+    assert set(runs["width"]) == {2, 8}
+    assert set(runs["label_noise"]) == {0.1}
+    assert len(runs) == 576 // 4
+    assert runs.index.is_unique
+    one = runs.iloc[0]
+    assert one.name == f"{one['config_id']}-{one['seed']}"
+    assert len(demo.runs()) == 576
+    with pytest.raises(ValueError, match=r"runs have no columns \['wdith'\]"):
+        demo.runs(wdith=2)
+
+
+def test_a_shipped_release_is_opened_by_its_name(tmp_path, monkeypatch):
+    assert zoo.open("demo").is_release
+    assert zoo.open("demo").status()["missing"] == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(FileNotFoundError, match="demo holds no zoo"):
+        zoo.open("demo")  # a folder of that name comes first
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": 3, "package_version": "0"}'])
+def test_a_manifest_that_cannot_be_read(tmp_path, text):
+    (tmp_path / "zoo.json").write_text(text)
+    with pytest.raises(ValueError, match=r"zoo\.json is damaged"):
         zoo.open(tmp_path)
