@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from zoo.shards import Header, check_file, unreadable
 from zoo.storage import Store
+from zoo.tables import SCHEMAS
 
 if TYPE_CHECKING:
     from zoo.reader import Zoo
@@ -25,6 +26,9 @@ OPEN_FILES = 4
 """Files of weights that a data set keeps open; of each, only what is asked for is in memory."""
 
 NO_LABEL = -1
+
+PLACES = ("run_id", "config_id", "checkpoint", "checkpoint_index")
+"""Columns of the table `runs` that say where weights are."""
 
 
 class WeightItem(NamedTuple):
@@ -139,8 +143,10 @@ def weight_dataset(
     zoo: Zoo, runs: pd.DataFrame | None, metrics: Sequence[str], label: str | None, flat: bool
 ) -> WeightDataset:
     """See `Zoo.weights`."""
-    table = zoo.runs(status="done") if runs is None else runs
-    rows = table[table["checkpoint"].notna()].sort_values(["checkpoint", "checkpoint_index"])
+    if runs is None:
+        columns = [*PLACES, *(name for name in metrics if name in SCHEMAS["runs"].names)]
+        runs = zoo.table("runs", list(dict.fromkeys(columns)), [("status", "=", "done")]).set_index("run_id")
+    rows = runs[runs["checkpoint"].notna()].sort_values(["checkpoint", "checkpoint_index"])
     found = (
         np.column_stack([_metric(zoo, rows, name) for name in metrics])
         if metrics
