@@ -8,6 +8,7 @@ from diagnose.boards import BOTH_DIRECTIONS, PUBLISHED_PROTOCOLS, ZOO_PROTOCOLS,
 from diagnose.cases import Cases, ZooTables, cases_of
 from diagnose.entrants import fingerprint, installed_entrants, load_entrant
 from diagnose.evaluate import answers, benchmark
+from diagnose.examine import Examination, examine, reference_of
 from diagnose.features import FEATURE_SETS, FeatureSet, feature_costs, feature_table
 from diagnose.gaussian_process import MDGaussianProcess
 from diagnose.labels import label
@@ -43,6 +44,7 @@ __all__ = [
     "Board",
     "Cases",
     "Diagnoser",
+    "Examination",
     "FeatureSet",
     "MDGaussianProcess",
     "MDTreeClassifier",
@@ -54,6 +56,7 @@ __all__ = [
     "benchmark",
     "boards",
     "cases_of",
+    "examine",
     "feature_costs",
     "feature_table",
     "fingerprint",
@@ -67,6 +70,7 @@ __all__ = [
     "published_cases",
     "random_cells",
     "rankings",
+    "reference_of",
     "register",
     "scores",
     "seeds_of",

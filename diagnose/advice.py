@@ -88,7 +88,7 @@ class RemedyAdvisor(ClassifierMixin, BaseEstimator):
             raise ValueError(f"abstain_below is {self.abstain_below}; it must be in [0, 1]")
         matrix, labels = validate_data(self, X, y, ensure_all_finite="allow-nan", dtype=np.float64)
         self.classes_ = np.unique(labels)
-        model = _imputed(self.classifier, ExtraTreesClassifier(50, min_samples_leaf=2, random_state=0))
+        model = uncalibrated(self.classifier)
         self.temperature_ = 1.0
         if len(labels) >= FEWEST and len(self.classes_) > 1:
             self.temperature_ = _temperature(self._out_of_fold(model, matrix, labels), labels, self.classes_)
@@ -154,6 +154,11 @@ class RemedyAdvisor(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
+
+
+def uncalibrated(classifier: Any = None) -> Any:
+    """What a `RemedyAdvisor` learns first, unfitted: its likeliest answers are the advisor's, at less cost."""
+    return _imputed(classifier, ExtraTreesClassifier(50, min_samples_leaf=2, random_state=0))
 
 
 def _imputed(given: Any, otherwise: Any) -> Any:
