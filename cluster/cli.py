@@ -290,6 +290,7 @@ app.command()(cli_diagnosis.score)
 app.command()(cli_examine.examine)
 app.command()(cli_releases.publish)
 app.command()(cli_releases.verify)
+app.command()(cli_releases.report)
 
 
 @app.command()

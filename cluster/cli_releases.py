@@ -1,4 +1,4 @@
-"""The verbs of the program `mdzoo` that concern releases: `publish` and `verify`."""
+"""The verbs of the program `mdzoo` that make what others take away: `publish`, `verify` and `report`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from cluster.terminal import Json, ZooFolder, show
 from zoo import open_zoo
 from zoo.publishing.terms import LICENCES, Terms
+from zoo.storage import Folder
 
 
 def publish(
@@ -54,6 +55,24 @@ def publish(
     if push_to is not None:
         facts["repository"] = push(Path(out), push_to)
     show(facts, as_json)
+
+
+def report(
+    folder: ZooFolder,
+    out: Annotated[Path, typer.Option(help="Folder of the site.", show_default=False)],
+    benchmark: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `mdzoo benchmark`; `benchmark` in the zoo's, if there is one."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a static site: phase plots to look into, the leaderboard, a page a protocol, the MD trees."""
+    from cluster.report import report as write
+
+    if benchmark is None and (Path(folder) / "benchmark").is_dir():
+        benchmark = Path(folder) / "benchmark"
+    pages = write(open_zoo(folder), None if benchmark is None else Folder(benchmark), Folder(out))
+    show({"site": str(out / pages[0]), "pages": len(pages)}, as_json)
 
 
 def verify(folder: ZooFolder, as_json: Json = False) -> None:

@@ -20,6 +20,7 @@ from matplotlib.colors import CenteredNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 
 OTHER_AXES = {
     "dataset": "data set",
@@ -120,12 +121,12 @@ def phase_plots(
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for quantity in QUANTITIES:
-        value = _means(quantity, runs, metrics, recipe)
-        for combination, family in _families(configs):
+        value = means(quantity, runs, metrics, recipe)
+        for combination, family in families(configs):
             cells = family.assign(value=family["config_id"].map(value))
             if cells["value"].notna().any():
                 path = out / f"{_file_name(quantity.name, combination)}.png"
-                draw(quantity, cells, _context(family, combination)).savefig(path, dpi=160)
+                draw(quantity, cells, context_of(family, combination)).savefig(path, dpi=160)
                 paths.append(path)
     return paths
 
@@ -147,7 +148,7 @@ def draw(quantity: Quantity, cells: pd.DataFrame, context: str = "") -> Figure:
     high = rows * (inches * len(batches) + 0.5) + 1.5
     figure = Figure(figsize=(max(wide, 4.2), high), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06))
     panels = figure.subplots(rows, columns, squeeze=False)
-    norm = _norm(quantity.scale, cells["value"].dropna())
+    norm = norm_of(quantity.scale, cells["value"].dropna())
     for index, panel in enumerate(panels.flat):
         noise, place = divmod(index, rows_a_noise * columns)
         if place >= len(amounts):
@@ -176,15 +177,19 @@ def _draw_cells(panel: Axes, grid: pd.DataFrame, quantity: Quantity, norm: Norma
         return
     colours = matplotlib.colormaps[quantity.colours](norm(shown))
     for row, column in np.argwhere(~np.ma.getmaskarray(values)):
-        luminance = colours[row, column, :3] ** 2.2 @ (0.2126, 0.7152, 0.0722)
         panel.annotate(
-            _text(values[row, column], quantity),
+            text_of(values[row, column], quantity),
             (column + 0.5, row + 0.5),
             ha="center",
             va="center",
             fontsize=18 * inches,
-            color=INK if luminance > 0.25 else "white",
+            color=INK if is_light(colours[row, column]) else "white",
         )
+
+
+def is_light(colour: NDArray[np.float64]) -> bool:
+    """Whether dark writing can be read on a colour, given as red, green and blue from 0 to 1."""
+    return bool(colour[:3] ** 2.2 @ (0.2126, 0.7152, 0.0722) > 0.25)
 
 
 def _label_axes(panel: Axes, widths: list[int], batches: list[int], left: bool, lowest: bool) -> None:
@@ -218,7 +223,7 @@ def _enlarged(figure: Figure) -> float:
     return float(np.clip(figure.get_figwidth() / 10, 1, 1.4))
 
 
-def _means(quantity: Quantity, runs: pd.DataFrame, metrics: pd.DataFrame, recipe: str) -> pd.Series[float]:
+def means(quantity: Quantity, runs: pd.DataFrame, metrics: pd.DataFrame, recipe: str) -> pd.Series[float]:
     """The mean of a quantity by `config_id`."""
     if not quantity.is_metric:
         return runs[runs["status"] == "done"].groupby("config_id")[quantity.name].mean()
@@ -228,7 +233,7 @@ def _means(quantity: Quantity, runs: pd.DataFrame, metrics: pd.DataFrame, recipe
     return metrics[chosen].groupby("config_id")["value"].mean()
 
 
-def _families(configs: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+def families(configs: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
     """The configurations of each file, and the names and values that tell it from the others."""
     varying = [axis for axis in OTHER_AXES if configs[axis].nunique(dropna=False) > 1]
     if configs["data_fingerprint"].nunique() == configs["dataset"].nunique():
@@ -256,7 +261,8 @@ def _length(configs: pd.DataFrame, varying: list[str]) -> dict[str, pd.Series[fl
     return {unit: units[unit]}
 
 
-def _context(family: pd.DataFrame, combination: dict[str, object]) -> str:
+def context_of(family: pd.DataFrame, combination: dict[str, object]) -> str:
+    """What configurations have in common, in words."""
     first = family.iloc[0]
     always = [str(first["dataset"]), str(first["architecture"])]
     return ", ".join(
@@ -280,7 +286,7 @@ def _plain(value: object) -> str:
     return str(value)
 
 
-def _norm(scale: str, values: pd.Series[float]) -> Normalize:
+def norm_of(scale: str, values: pd.Series[float]) -> Normalize:
     """The colour scale of all panels; a logarithmic one begins at the smallest positive value."""
     low, high = float(values.min()), float(values.max())
     if scale == "diverging":
@@ -291,7 +297,7 @@ def _norm(scale: str, values: pd.Series[float]) -> Normalize:
     return Normalize(low, high if high > low else low + 1)
 
 
-def _text(value: float, quantity: Quantity) -> str:
+def text_of(value: float, quantity: Quantity) -> str:
     """A number for a cell, in at most six characters."""
     if quantity.scale != "log":
         return f"{value:z.{quantity.decimals}f}"
