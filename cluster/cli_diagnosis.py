@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tqdm import tqdm
 
-from cluster.terminal import WRONG_USE, Json, import_modules, stop
+from cluster.terminal import WRONG_USE, Json, import_modules, look_here, stop
 from zoo import open_zoo
 from zoo.storage import Folder
 
@@ -160,6 +160,7 @@ def _diagnosers(entrants: list[str], only: list[str], bounds: str, full: bool) -
     from diagnose.baselines import entrants_of
     from diagnose.entrants import installed_entrants, load_entrant
 
+    look_here()
     own = [load_entrant(text) for text in entrants]
     known = [*entrants_of(bounds, full or bool(only)), *installed_entrants()]
     names = [diagnoser.name for diagnoser in known]

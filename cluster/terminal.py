@@ -19,14 +19,20 @@ ZooFolder = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 
 
+def look_here() -> None:
+    """Find modules in the current folder too, as python itself would."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def import_modules(modules: list[str]) -> None:
-    """Import the user's modules, from the current folder too, as python itself would.
+    """Import the user's modules, from the current folder too.
 
     Raises:
         typer.BadParameter: If one cannot be imported.
     """
-    if modules and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    if modules:
+        look_here()
     for module in modules:
         try:
             importlib.import_module(module)

@@ -71,6 +71,20 @@ def markdown(names: Iterable[str] = COLUMNS) -> str:
     return "\n".join(lines)
 
 
+DICTIONARY = """# The tables
+
+Every Parquet file carries these units and meanings in its field metadata, and a schema version that is checked when
+it is read. Errors and accuracies are percent, losses nats, amounts image counts. A zoo has `configs`, `runs`,
+`history`, `metrics` and `labels`; a benchmark has the others.
+
+"""
+
+
+def dictionary() -> str:
+    """The data dictionary of all tables, as Markdown."""
+    return DICTIONARY + markdown().replace("####", "##").strip() + "\n"
+
+
 def to_table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
     """Rows as an Arrow table of the named schema.
 

@@ -11,6 +11,7 @@ function read(id) {
 async function drawCharts() {
   for (const view of views.splice(0)) view.finalize();
   const options = () => ({
+    renderer: "svg",
     actions: { export: true, source: false, compiled: false, editor: false },
     theme: dark.matches ? "dark" : undefined,
     config: { background: "transparent", view: { stroke: null }, font: "system-ui, sans-serif" },
