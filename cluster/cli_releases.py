@@ -58,7 +58,9 @@ def publish(
 
 
 def report(
-    folder: ZooFolder,
+    folder: Annotated[
+        str, typer.Argument(help="A zoo or release; or a folder of `mdzoo benchmark`.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the site.", show_default=False)],
     benchmark: Annotated[
         Path | None,
@@ -68,10 +70,15 @@ def report(
 ) -> None:
     """Write a static site: phase plots to look into, the leaderboard, a page a protocol, the MD trees."""
     from cluster.report import report as write
+    from diagnose.exchange import MANIFEST
 
-    if benchmark is None and (Path(folder) / "benchmark").is_dir():
+    is_benchmark = (Path(folder) / MANIFEST).is_file()
+    if is_benchmark:
+        benchmark = Path(folder)
+    elif benchmark is None and (Path(folder) / "benchmark").is_dir():
         benchmark = Path(folder) / "benchmark"
-    pages = write(open_zoo(folder), None if benchmark is None else Folder(benchmark), Folder(out))
+    zoo = None if is_benchmark else open_zoo(folder)
+    pages = write(zoo, None if benchmark is None else Folder(benchmark), Folder(out))
     show({"site": str(out / pages[0]), "pages": len(pages)}, as_json)
 
 

@@ -19,8 +19,10 @@ import pandas as pd
 
 from cluster.markup import Column, chart, data, picture, scrolled, table
 from diagnose import MDTreeClassifier, ZooTables, cases_of
+from diagnose.arena import predictions
 from diagnose.board_charts import cost_chart, error_chart, interval_chart, size_chart
 from diagnose.board_plots import rank_plot
+from diagnose.exchange import Benchmark, reopen
 from diagnose.rankings import accuracies
 from zoo import Zoo
 from zoo.phase_charts import PhaseFamily, phase_charts
@@ -49,12 +51,12 @@ class Page(NamedTuple):
     body: str
 
 
-def report(zoo: Zoo, benchmark: Store | None, out: Store) -> list[str]:
+def report(zoo: Zoo | None, benchmark: Store | None, out: Store) -> list[str]:
     """Write the site.
 
     Args:
-        zoo: A zoo, built or published.
-        benchmark: Folder of a benchmark on it; None leaves the leaderboard out.
+        zoo: A zoo, built or published; None leaves its pages out.
+        benchmark: Folder of a benchmark; None leaves the leaderboard out.
         out: Where the site is to be.
 
     Returns:
@@ -65,12 +67,17 @@ def report(zoo: Zoo, benchmark: Store | None, out: Store) -> list[str]:
     """
     import vl_convert
 
-    tables = {name: zoo.table(name) for name in ("configs", "runs", "metrics", "labels")}
-    pages = [*_zoo_pages(zoo, tables)]
+    pages: list[Page] = []
+    if zoo is not None:
+        tables = {name: zoo.table(name) for name in ("configs", "runs", "metrics", "labels")}
+        pages += _zoo_pages(zoo, tables)
     if benchmark is not None:
-        pages += _board_pages(benchmark, tables["configs"])
-    pages.append(_trees_page(zoo, tables))
-    pages.insert(0, _index_page(zoo, tables, pages))
+        pages += _board_pages(benchmark)
+    if zoo is not None:
+        pages.append(_trees_page(zoo, tables))
+        pages.insert(0, _index_page(zoo, tables, pages))
+    else:
+        pages[0] = pages[0]._replace(file="index.html")
     template = Template(_asset("page.html"))
     for page in pages:
         nav = " ".join(_nav(pages, page))
@@ -174,18 +181,18 @@ def _named(row: Mapping[Hashable, Any]) -> str:
     )
 
 
-def _board_pages(store: Store, configs: pd.DataFrame) -> Iterator[Page]:
+def _board_pages(store: Store) -> Iterator[Page]:
     read = {
         name: from_bytes(name, store.read(f"{name}.parquet"), name).to_pandas()
         for name in ("leaderboard", "rankings")
     }
-    board, rankings = read["leaderboard"], read["rankings"]
+    leaderboard, benchmark = read["leaderboard"], reopen(store)
     keys = ["zoo", "training_zoo", "task", "protocol"]
     pages = [
-        _protocol_page(store, dict(zip(keys, map(str, values), strict=True)), own, configs)
-        for values, own in board.groupby(keys, sort=False)
+        _protocol_page(store, benchmark, dict(zip(keys, map(str, values), strict=True)), own)
+        for values, own in leaderboard.groupby(keys, sort=False)
     ]
-    yield _leaderboard_page(board, rankings, pages)
+    yield _leaderboard_page(leaderboard, read["rankings"], pages)
     yield from pages
 
 
@@ -228,7 +235,7 @@ def _leaderboard_page(board: pd.DataFrame, rankings: pd.DataFrame, pages: Sequen
     return Page("leaderboard.html", "Leaderboard", "Leaderboard", "".join(parts))
 
 
-def _protocol_page(store: Store, which: dict[str, str], board: pd.DataFrame, configs: pd.DataFrame) -> Page:
+def _protocol_page(store: Store, benchmark: Benchmark, which: dict[str, str], board: pd.DataFrame) -> Page:
     columns = [
         Column("diagnoser", "diagnoser"),
         Column("features", "features"),
@@ -253,24 +260,13 @@ def _protocol_page(store: Store, which: dict[str, str], board: pd.DataFrame, con
         parts.append(f"<h2>Accuracy against training size</h2>{chart('sizes', size_chart(board), wide=True)}")
     ordered = board.sort_values(["level", "accuracy"], ascending=False)
     parts.append(f"<h2>All levels, with 95% intervals</h2>{table(ordered, columns, best='accuracy')}")
-    said = _predictions(store, which, board)
-    if not said.empty:
-        settings = configs.set_index("config_id")
-        if said["config_id"].astype(str).isin(settings.index).all():
-            parts.append(f"<h2>Where each errs</h2>{chart('errors', error_chart(said, settings), wide=True)}")
+    asked = [own for own in benchmark.boards if all(getattr(own, name) == which[name] for name in which)]
+    largest = max(asked, key=lambda own: own.level)
+    said = predictions(store, largest, sorted(set(board["diagnoser"])))
+    errors = error_chart(said, benchmark.zoos[largest.zoo].settings)
+    parts.append(f"<h2>Where each errs, at the largest level</h2>{chart('errors', errors, wide=True)}")
     name = re.sub(r"[^\w.-]", "-", "-".join(which.values()))
     return Page(f"board-{name}.html", title, "", "".join(parts))
-
-
-def _predictions(store: Store, which: dict[str, str], board: pd.DataFrame) -> pd.DataFrame:
-    """What was said on a board, of the diagnosers that answer with a file there."""
-    from diagnose.arena import predictions
-    from diagnose.exchange import reopen
-
-    for own in reopen(store).boards:
-        if all(getattr(own, name) == value for name, value in which.items()):
-            return predictions(store, own, sorted(set(board["diagnoser"])))
-    return pd.DataFrame()
 
 
 def _trees_page(zoo: Zoo, tables: dict[str, pd.DataFrame]) -> Page:

@@ -7,10 +7,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from diagnose.board_plots import TRACKS
 from diagnose.leaderboard import ENTRY
 
 Spec = dict[str, Any]
+
+TRACKS = {"single": "#1b7837", "twin": "#2166ac", "hidden": "#999999"}
+"""Colours of the tracks."""
 
 HEIGHT = 300
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")

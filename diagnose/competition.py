@@ -9,7 +9,6 @@ import pandas as pd
 
 from diagnose.arena import Arena, predictions
 from diagnose.baselines import Diagnoser
-from diagnose.board_plots import file_name, plots
 from diagnose.boards import Board
 from diagnose.cases import Cases
 from diagnose.evaluate import ABSTAINED
@@ -71,7 +70,7 @@ def compete(
 
 
 def judge(store: Store, benchmark: Benchmark) -> Standings:
-    """Judge what was said in a folder, and write `scores`, `leaderboard`, `rankings` and their pages.
+    """Judge what was said in a folder, and write `scores`, `leaderboard`, `rankings` and the page.
 
     Args:
         store: The folder of a competition.
@@ -94,7 +93,5 @@ def judge(store: Store, benchmark: Benchmark) -> Standings:
     tables = {"scores": pd.concat(scored), "leaderboard": leaderboard, "rankings": ranked}
     for name, table in tables.items():
         store.write(f"{name}.parquet", to_bytes(from_frame(name, table)))
-    for name, picture in plots(leaderboard, ranked):
-        store.write(f"plots/{file_name(name)}", picture)
     store.write("leaderboard.md", page.encode())
     return Standings(leaderboard, ranked, page, pd.concat(failures).groupby(level=[0, 1]).sum())

@@ -1,7 +1,7 @@
 """What a zoo says of a network that is not in it: the likely failure, what to change first, and how far to trust it.
 
-Advisors answer. Which features they read is chosen for each question by how often they are right on settings of the
-zoo that were held out; then they learn from all of it.
+Advisors answer. Which features they read is chosen by how often they answer the first question rightly on settings of
+the zoo that were held out; then they learn from all of it.
 """
 
 from __future__ import annotations
@@ -241,29 +241,26 @@ class Reference:
         return self.cases.settings[["dataset", "width", "data_amount"]].astype(str).agg("-".join, axis=1)
 
     def _chosen(self, task: str, track: str) -> Chosen | None:
-        """The features that tell most of held-out settings."""
+        """The features that an advisor reads, and how often it is right when held out; None: one answer only."""
         if (task, track) not in self._known:
-            self._known[task, track] = self._choose(task, track)
+            first = None if task == QUESTION else self._chosen(QUESTION, track)
+            sets = [FEATURE_SETS[name] for name in SETS[track]] if first is None else [first.features]
+            found = [self._held_out(task, features) for features in sets]
+            self._known[task, track] = max(filter(None, found), key=lambda one: one.held_out, default=None)
         return self._known[task, track]
 
-    def _choose(self, task: str, track: str) -> Chosen | None:
+    def _held_out(self, task: str, features: FeatureSet) -> Chosen | None:
         labels = self.cases.answers[task]["label"]
         groups = self._groups.loc[labels.index]
         if labels.nunique() < 2 or groups.nunique() < 2:
             return None
-        majority, folds = (
-            float(100 * labels.value_counts(normalize=True).iloc[0]),
-            min(FOLDS, groups.nunique()),
-        )
-        found = []
-        for features in (FEATURE_SETS[name] for name in SETS[track]):
-            X = self.cases.sample(task, features.track)[list(features.columns[task])]
-            right = np.zeros(len(X), dtype=bool)
-            for learned, left in GroupKFold(folds).split(X, groups=groups):
-                model = uncalibrated().fit(X.iloc[learned], labels.iloc[learned])
-                right[left] = model.predict(X.iloc[left]) == labels.iloc[left].to_numpy()
-            found.append(Chosen(features, float(100 * right.mean()), majority))
-        return max(found, key=lambda one: one.held_out)
+        X = self.cases.sample(task, features.track)[list(features.columns[task])]
+        right = np.zeros(len(X), dtype=bool)
+        for learned, left in GroupKFold(min(FOLDS, groups.nunique())).split(X, groups=groups):
+            model = uncalibrated().fit(X.iloc[learned], labels.iloc[learned])
+            right[left] = model.predict(X.iloc[left]) == labels.iloc[left].to_numpy()
+        majority = labels.value_counts(normalize=True).iloc[0]
+        return Chosen(features, float(100 * right.mean()), float(100 * majority))
 
 
 def _complete(

@@ -218,6 +218,18 @@ def test_a_configuration_is_chosen_by_keyboard(browser, site):
     assert shown_runs(browser) == expected(chosen)
 
 
+def test_a_benchmark_alone_has_a_site_too(browser, site, tmp_path):
+    """As that on the authors' tables, of which there is no zoo."""
+    from cluster.report import report
+
+    files = report(None, Folder(site.parent / "benchmark"), Folder(tmp_path))
+    assert files[0] == "index.html"
+    look_at(browser, tmp_path, files[0])
+    assert browser.title == "Leaderboard"
+    assert said(browser) == []
+    assert not (tmp_path / "zoo.html").exists()
+
+
 def test_text_of_a_spec_is_never_markup(site, tmp_path):
     import dataclasses
 

@@ -10,8 +10,10 @@ import pytest
 from scikit_posthocs import posthoc_nemenyi_friedman
 
 from diagnose import aggregate, markdown, rankings
-from diagnose.board_plots import file_name, plots
+from diagnose.board_charts import cost_chart, interval_chart, size_chart
+from diagnose.board_plots import rank_plot
 from diagnose.intervals import interval, resampled_means
+from diagnose.rankings import accuracies
 from zoo.tables import check, from_frame
 
 Make = Callable[..., pd.DataFrame]
@@ -86,7 +88,7 @@ def board(said: Make) -> pd.DataFrame:
 
 def test_an_entry_is_the_mean_over_the_draws_against_another(board: pd.DataFrame) -> None:
     table = aggregate(board, release="mine-1 (abc)", versus="y")
-    check("leaderboard", from_frame("leaderboard", table), "it")
+    check("leaderboard", from_frame("leaderboard", table).schema, "it")
     table = table.set_index("diagnoser")
     assert table["accuracy"].to_dict() == {"x": 75, "y": 50, "z": 0}
     assert table["spread"]["x"] == pytest.approx(np.std([100, 50], ddof=1))
@@ -158,7 +160,7 @@ def ranked(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_ranks_wins_and_ratings(ranked: pd.DataFrame) -> None:
-    check("rankings", from_frame("rankings", ranked), "it")
+    check("rankings", from_frame("rankings", ranked).schema, "it")
     assert "seer" not in set(ranked["diagnoser"])
     assert ranked["task"].isna().sum() == 4
     whole = ranked[ranked["task"].isna()].set_index("diagnoser")
@@ -209,12 +211,18 @@ def test_the_page_has_every_board_and_marks_the_best_that_sees_nothing_hidden(
     assert "The published questions of all zoos" in page
 
 
-def test_pictures_of_cost_size_and_rank(table: pd.DataFrame, ranked: pd.DataFrame) -> None:
-    drawn = dict(plots(table, ranked))
-    assert set(drawn) == {
-        f"{kind}_made_{task}{rest}"
-        for task in ("temperature", "width", "data")
-        for kind, rest in (("cost", ""), ("size", "_random_cells"), ("ranks", ""))
-    }
-    assert all(picture.startswith(b"\x89PNG") for picture in drawn.values())
-    assert file_name("a b/c") == "a-b-c.png"
+def test_a_diagram_of_critical_differences(table: pd.DataFrame) -> None:
+    own = table[table["task"] == "temperature"]
+    figure = rank_plot(accuracies(own), "made, temperature")
+    words = {text.get_text().split(" ")[0].strip("()") for text in figure.axes[0].texts}
+    assert set(own["diagnoser"]) <= words | {t.get_text().split(" ")[-1] for t in figure.axes[0].texts}
+
+
+def test_charts_hold_what_the_table_holds(table: pd.DataFrame) -> None:
+    own = table[(table["task"] == "temperature") & (table["protocol"] == "random_cells")]
+    for spec in (size_chart(own), interval_chart(own), cost_chart(own)):
+        (rows,) = spec["datasets"].values()
+        assert {row["diagnoser"] for row in rows} <= set(own["diagnoser"])
+    (rows,) = size_chart(own)["datasets"].values()
+    assert len(rows) == len(own)
+    assert {round(row["accuracy"], 6) for row in rows} == set(own["accuracy"].round(6))
