@@ -36,7 +36,9 @@ def publish(
     ] = None,
     push_to: Annotated[
         str | None,
-        typer.Option(help="Send it to this data-set repository, OWNER/NAME, of the Hugging Face hub."),
+        typer.Option(
+            help="Send it to this data-set repository, OWNER/NAME, of the Hugging Face hub; private if new."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

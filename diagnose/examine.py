@@ -136,18 +136,17 @@ def _measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Tables `configs`, `runs` and `metrics` of the models, as if they were a configuration of a zoo."""
     from zoo.datasets import RunData, Split
-    from zoo.landscape.evaluation import evaluate
+    from zoo.landscape.evaluation import device_of, evaluate
     from zoo.landscape.measure import RECIPES, Pair, functions_of, measure_pair, measure_run
 
     for model in models:
         _check_weights(model)
     _check_twins(models)
-    classes = 0
-    splits = {}
+    classes, splits, device = 0, {}, device_of(models[0])
     for name, loader in (("train_loader", train_loader), ("test_loader", test_loader)):
         images, labels = _collected(loader, name)
         classes = _check_answers(models, images, labels, name)
-        splits[name] = Split(images, labels)
+        splits[name] = Split(images.to(device), labels.to(device))
     data = RunData(splits["train_loader"], splits["test_loader"], splits["test_loader"], classes)
     rows, runs = [], []
     sources = set().union(*(own.sources for own in FEATURE_SETS.values()))
