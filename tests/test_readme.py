@@ -56,7 +56,7 @@ def test_make_demo_is_the_three_lines():
 
 SMALLER = {
     "build demo": "build small.toml --workers 0",
-    "--draws 2": "--draws 1 --only md_gp --only md_tree --only majority",
+    "--draws 2": "--draws 1 --only md_tree --only landscape_tree --only majority",
 }
 """Commands of the README, and what is run in their place for the sake of time."""
 
