@@ -44,7 +44,7 @@ TABLES = ("configs", "runs", "history", "metrics", "labels")
 TWO_BUILDS = pytest.mark.timeout(400)
 """Two Ray clusters one after the other: half a minute on idle cores, minutes on busy ones."""
 
-EXECUTION = ["seconds", "host", "checkpoint", "checkpoint_index", "checkpoint_sha256"]
+EXECUTION = ["seconds", "host", "checkpoint", "checkpoint_index"]
 
 
 def rows(root: Path | str, name: str) -> pd.DataFrame:

@@ -175,8 +175,6 @@ def test_benchmark_writes_a_leaderboard(folder):
     assert board["release"].isna().all()
     for table in ("scores", "rankings", "splits"):
         assert tables.from_bytes(table, (out / f"{table}.parquet").read_bytes(), "it").num_rows
-    pictures = {path.name for path in (out / "plots").iterdir()}
-    assert {"cost_one_temperature.png", "ranks_two_width.png"} <= pictures
 
 
 @pytest.fixture(scope="module")
