@@ -50,7 +50,7 @@ def test_diagnose_your_own_model(tmp_path):
 def test_submit_a_method(tmp_path):
     said = run_through("submit-a-method.md", tmp_path)
     board = said["mdzoo score answers.csv --benchmark board"]
-    for name in ("my_method:Nearest@landscape", "my_forest", "by_hand"):
+    for name in ("my_method:Nearest@landscape", "my_tree", "by_hand"):
         (row,) = re.findall(rf"\| {name} .*", board.split("### demo, temperature\n")[1].split("###")[0])
         assert float(row.split("|")[4].strip().strip("*")) > 50, row
 

@@ -94,7 +94,7 @@ def test_a_zoo_is_looked_at_and_diagnosed_where_torch_and_ray_are_not(tmp_path):
     root = str(tmp_path / "zoo")
     build = [sys.executable, "-m", "cluster.cli", "build", str(spec), "--out", root, "--workers", "0"]
     assert subprocess.run(build, capture_output=True, cwd=ROOT).returncode == 0
-    few = [f"--only={name}" for name in ("md_tree", "landscape_tree", "landscape_xgboost")]
+    few = [f"--only={name}" for name in ("landscape_tree", "landscape_xgboost")]
     here = [
         "--out",
         str(tmp_path / "board"),

@@ -172,6 +172,7 @@ def test_an_interrupted_build_says_so_and_goes_on(tmp_path):
     assert not facts["labelled"]
 
 
+@pytest.mark.cluster
 def test_a_zoo_in_an_object_store_that_fails_now_and_then_is_the_same(serial, monkeypatch):
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
@@ -309,6 +310,7 @@ def test_a_zoo_is_measured_on_no_other_data(serial, tmp_path):
         driver.measure_again(root, InProcessExecutor())
 
 
+@pytest.mark.cluster
 @TWO_BUILDS
 def test_an_interrupted_measure_goes_on(serial, tmp_path):
     """By Ctrl-C, then by a hang-up, as when the client of `ray submit` dies."""
