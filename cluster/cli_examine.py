@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.terminal import Json, import_modules, show
+
+if TYPE_CHECKING:
+    from diagnose.examine import Examination
 
 BATCH = 256
 
@@ -78,24 +81,29 @@ def examine(
     found = look(
         *models,
         train_loader=loader(images.train),
-        test_loader=loader(images.test),
+        test_loader=loader(images.validation),
         against=against,
     )
     if out is not None:
         found.plot().savefig(out, dpi=110)
-    if not as_json:
+    if as_json:
+        show(_facts(found), as_json)
+    else:
         print(found.text)
-        return
-    remedy = found.remedy
-    facts = {
+
+
+def _facts(found: Examination) -> dict[str, object]:
+    """The findings for a program."""
+    remedy, distance = found.remedy, found.distance
+    return {
         "answer": remedy.answer,
         "probabilities": dict(remedy.probabilities),
         "gains": dict(remedy.gains),
         "held_out": remedy.held_out,
-        "percentile": found.distance.percentile,
-        "trust": "no" if found.distance.is_too_far else "doubt" if found.distance.is_far else "yes",
+        "percentile": distance.percentile,
+        "trust": "no" if distance.is_too_far else "doubt" if distance.is_far else "yes",
+        "not_seen": list(distance.missing),
         "track": found.track,
         "zoo": found.reference.name,
         "seconds": round(found.seconds, 1),
     }
-    show(facts, as_json=True)

@@ -89,7 +89,7 @@ class Answer:
         diagnoser: Method and feature set.
         answer: Its answer.
         probabilities: Of each answer.
-        gains: Points of test accuracy that acting on each answer is expected to gain; empty if it cannot say.
+        gains: Points of test accuracy that acting on each answer is expected to gain.
         held_out: Percent of held-out configurations that it answers rightly.
         majority: Percent that the most frequent answer alone gets right.
     """
@@ -112,12 +112,14 @@ class Distance:
         ratio: Its distance to them over that of the zoo's loneliest configuration.
         nearest: The configuration most like it.
         outside: Features whose value lies outside the zoo's: value, smallest and largest.
+        missing: Features that could not be had of the model, for which the zoo's median stood in.
     """
 
     percentile: float
     ratio: float
     nearest: str
     outside: Mapping[str, tuple[float, float, float]]
+    missing: tuple[str, ...]
 
     @property
     def is_far(self) -> bool:
@@ -130,11 +132,11 @@ class Distance:
         return self.ratio > TOO_FAR
 
 
-class Chosen(NamedTuple):
+class HeldOut(NamedTuple):
     """Features that an advisor reads; percent of held-out settings that it and the most frequent answer get right."""
 
     features: FeatureSet
-    held_out: float
+    accuracy: float
     majority: float
 
 
@@ -154,12 +156,14 @@ class Reference:
         self.name, self.recipe = name, recipe
         self.metrics = frozenset(tables.metrics["metric"])
         self.cases = cases_of(tables, recipe)
-        self._known: dict[tuple[str, str], Chosen | None] = {}
+        self._chosen: dict[tuple[str, str], HeldOut | None] = {}
+        self._advisors: dict[tuple[str, str], RemedyAdvisor] = {}
         labels = self.cases.answers[QUESTION]["label"]
-        if len(labels) < 2 * FOLDS or labels.nunique() < 2:
+        answers, cells = labels.nunique(), self._cells.loc[labels.index].nunique()
+        if len(labels) < 2 * FOLDS or min(answers, cells) < 2:
             raise ValueError(
-                f"zoo {name} has {len(labels)} labelled configurations with {labels.nunique()} different answers; "
-                f"{2 * FOLDS} with 2 are needed to learn from"
+                f"zoo {name} has {len(labels)} labelled configurations with {answers} different answers, of {cells} "
+                f"widths and data amounts; {2 * FOLDS} with 2 of each are needed to learn from"
             )
 
     def answer(self, task: str, rows: Rows, track: str) -> Answer | None:
@@ -170,19 +174,15 @@ class Reference:
             rows: The model's features by track, a row each.
             track: `single` for a model alone, `twin` for one with a twin.
         """
-        chosen = self._chosen(task, track)
+        chosen = self._choice(task, track)
         if chosen is None:
             return None
-        features, held_out, majority = chosen
-        columns = list(features.columns[task])
-        sample = self.cases.sample(task, features.track)
-        gains = self.cases.gains[task].loc[sample.index]
-        advisor = RemedyAdvisor().fit(sample[columns], sample["label"], gains)
-        row = rows[features.track][columns]
+        advisor = self._advisor(task, track, chosen.features)
+        row = rows[chosen.features.track][list(chosen.features.columns[task])]
         shares = dict(zip(map(str, advisor.classes_), advisor.predict_proba(row)[0].tolist(), strict=True))
-        expected = {str(name): float(value) for name, value in advisor.expected_gains(row).iloc[0].items()}
-        best = max(shares, key=lambda name: shares[name])
-        return Answer(task, f"advisor on {features.name}", best, shares, expected, held_out, majority)
+        gains = {str(name): float(value) for name, value in advisor.expected_gains(row).iloc[0].items()}
+        best, name = max(shares, key=lambda name: shares[name]), f"advisor on {chosen.features.name}"
+        return Answer(task, name, best, shares, gains, chosen.accuracy, chosen.majority)
 
     def path(self, rows: Rows, track: str) -> Path | None:
         """The model's way through a tree: with a twin the MD tree of Q1, else one learned for `QUESTION`."""
@@ -210,8 +210,9 @@ class Reference:
 
     def distance(self, rows: Rows, track: str) -> Distance:
         """How far the model is from anything in the zoo."""
-        chosen = self._chosen(QUESTION, track)
-        features = chosen.features if chosen else FEATURE_SETS["single_checkpoint"]
+        chosen = self._choice(QUESTION, track)
+        assert chosen is not None  # a zoo of one answer was refused
+        features = chosen.features
         columns = list(features.columns[QUESTION])
         own = self.cases.sample(QUESTION, features.track)[columns]
         columns = [name for name in columns if own[name].notna().any()]
@@ -233,34 +234,44 @@ class Reference:
             distance / float(within.max()),
             str(own.index[which[0, 0]]),
             outside,
+            tuple(value.index[value.isna()]),
         )
 
     @cached_property
-    def _groups(self) -> pd.Series:
+    def _cells(self) -> pd.Series:
         """Settings that are held out together: data set, width and data amount."""
         return self.cases.settings[["dataset", "width", "data_amount"]].astype(str).agg("-".join, axis=1)
 
-    def _chosen(self, task: str, track: str) -> Chosen | None:
+    def _choice(self, task: str, track: str) -> HeldOut | None:
         """The features that an advisor reads, and how often it is right when held out; None: one answer only."""
-        if (task, track) not in self._known:
-            first = None if task == QUESTION else self._chosen(QUESTION, track)
+        if (task, track) not in self._chosen:
+            first = None if task == QUESTION else self._choice(QUESTION, track)
             sets = [FEATURE_SETS[name] for name in SETS[track]] if first is None else [first.features]
             found = [self._held_out(task, features) for features in sets]
-            self._known[task, track] = max(filter(None, found), key=lambda one: one.held_out, default=None)
-        return self._known[task, track]
+            self._chosen[task, track] = max(filter(None, found), key=lambda one: one.accuracy, default=None)
+        return self._chosen[task, track]
 
-    def _held_out(self, task: str, features: FeatureSet) -> Chosen | None:
+    def _held_out(self, task: str, features: FeatureSet) -> HeldOut | None:
         labels = self.cases.answers[task]["label"]
-        groups = self._groups.loc[labels.index]
-        if labels.nunique() < 2 or groups.nunique() < 2:
+        cells = self._cells.loc[labels.index]
+        if labels.nunique() < 2 or cells.nunique() < 2:
             return None
         X = self.cases.sample(task, features.track)[list(features.columns[task])]
         right = np.zeros(len(X), dtype=bool)
-        for learned, left in GroupKFold(min(FOLDS, groups.nunique())).split(X, groups=groups):
+        for learned, left in GroupKFold(min(FOLDS, cells.nunique())).split(X, groups=cells):
             model = uncalibrated().fit(X.iloc[learned], labels.iloc[learned])
             right[left] = model.predict(X.iloc[left]) == labels.iloc[left].to_numpy()
         majority = labels.value_counts(normalize=True).iloc[0]
-        return Chosen(features, float(100 * right.mean()), float(100 * majority))
+        return HeldOut(features, float(100 * right.mean()), float(100 * majority))
+
+    def _advisor(self, task: str, track: str, features: FeatureSet) -> RemedyAdvisor:
+        """An advisor that has learned from the whole zoo."""
+        if (task, track) not in self._advisors:
+            sample = self.cases.sample(task, features.track)
+            gains = self.cases.gains[task].loc[sample.index]
+            columns = list(features.columns[task])
+            self._advisors[task, track] = RemedyAdvisor().fit(sample[columns], sample["label"], gains)
+        return self._advisors[task, track]
 
 
 def _complete(

@@ -85,9 +85,9 @@ def _bars(ax: Axes, found: Examination) -> None:
     shares = pd.Series(remedy.probabilities).sort_values()
     ax.barh(np.arange(len(shares)), 100 * shares, color=[COLOURS[name] for name in shares.index])
     for place, (name, share) in enumerate(shares.items()):
-        gain = remedy.gains.get(str(name))
+        gain = remedy.gains[str(name)]
         words = f" {100 * share:.0f}%"
-        if gain is not None and name != "nothing":
+        if name != "nothing":
             words += f", {gain:+.1f} points"
         ax.text(100 * share, place, words, va="center", fontsize=SMALL)
     ax.set_yticks(np.arange(len(shares)), [ACTIONS[str(name)].partition(":")[0] for name in shares.index])

@@ -71,10 +71,8 @@ def _verdict(remedy: Answer, distance: Distance) -> str:
     sure = remedy.probabilities[remedy.answer]
     said = f"Most likely {SOURCES[remedy.answer]} ({100 * sure:.0f}%)."
     if remedy.answer != "nothing":
-        gain = remedy.gains.get(remedy.answer)
-        said += f"\nChange first: {ACTIONS[remedy.answer]}" + (
-            f"; expected gain {gain:.1f} points of accuracy." if gain is not None else "."
-        )
+        gain = remedy.gains[remedy.answer]
+        said += f"\nChange first: {ACTIONS[remedy.answer]}; expected gain {gain:.1f} points of accuracy."
     if distance.is_too_far:
         return f"Do not trust this: the model is like nothing in the zoo.\n{said}"
     return f"Doubt this: the model is far from most of the zoo.\n{said}" if distance.is_far else said
@@ -84,7 +82,7 @@ def _likelihoods(remedy: Answer) -> str:
     rows = sorted(remedy.probabilities.items(), key=lambda item: -item[1])
     lines = [
         f"  {100 * share:3.0f}%  {SOURCES[name]:<42}"
-        + (f"{remedy.gains[name]:5.1f} points to gain" if name in remedy.gains and name != "nothing" else "")
+        + (f"{remedy.gains[name]:5.1f} points to gain" if name != "nothing" else "")
         for name, share in rows
     ]
     lines = [line.rstrip() for line in lines]
@@ -138,4 +136,7 @@ def _distance(distance: Distance) -> str:
             f"  {named(name)} is {value:.4g}, the zoo's are {low:.4g} to {high:.4g}"
             for name, (value, low, high) in distance.outside.items()
         ]
+    if distance.missing:
+        unseen = ", ".join(map(named, distance.missing))
+        told.append(f"Not seen of this model, so that the zoo's median stood in: {unseen}.")
     return "\n".join(told)

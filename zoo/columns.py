@@ -117,7 +117,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("train_images", _integer, "images", "training images it was scored on"),
         Column("validation_images", _integer, "images", "size of that half"),
         Column("test_images", _integer, "images", "size of that half"),
-        Column("checkpoint", _text, "", "file of the stack's weights below the zoo's root; null if not done"),
+        Column(
+            "checkpoint",
+            _text,
+            "",
+            "file of its weights below the zoo's root; null if not done, or not in this release",
+        ),
         Column("checkpoint_index", _integer, "", "position of the run along the leading axis in that file"),
         Column(
             "weights_sha256",

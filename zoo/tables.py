@@ -210,14 +210,21 @@ def read(
         return pq.read_table(
             file,
             columns=None if columns is None else list(columns),
-            filters=list(filters) if filters else None,
+            filters=[_typed(name, *condition) for condition in filters] if filters else None,
             use_threads=False,  # Arrow's threads abort the interpreter if it exits meanwhile
             pre_buffer=False,
         )
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{source} is not a readable Parquet file ({error}); get it again") from error
-    except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, TypeError) as error:
         raise ValueError(f"table {name} cannot be filtered by {list(filters or ())}: {error}") from error
+
+
+def _typed(name: str, column: str, operator: str, value: Any) -> tuple[str, str, Any]:
+    """A condition whose set of values has the column's type, as Arrow cannot tell that of none."""
+    if operator not in ("in", "not in"):
+        return column, operator, value
+    return column, operator, pa.array(list(value), SCHEMAS[name].field(column).type)
 
 
 def check(name: str, found: pa.Schema, source: str) -> None:

@@ -50,7 +50,8 @@ class WeightItem(NamedTuple):
 class WeightDataset(Dataset[WeightItem]):
     """Networks of a zoo, in the order of the files they are in, so that one pass reads each file once.
 
-    Each file is checked against the SHA-256 in its name when it is opened.
+    Each file is checked against the SHA-256 in its name when it is opened. Items are views of what is read: clone
+    what is to be changed.
 
     Args:
         store: The zoo's store.
@@ -113,16 +114,16 @@ class _File:
     """A file of weights, mapped into memory."""
 
     def __init__(self, store: Store, name: str) -> None:
-        self._closing = ExitStack()
-        try:
-            path = self._closing.enter_context(store.local(name))
+        with ExitStack() as opening:
+            path = opening.enter_context(store.local(name))
             check_file(path, name)
-            opened = self._closing.enter_context(safetensors.safe_open(path, framework="pt"))
-        except safetensors.SafetensorError as error:
-            self.close()
-            raise unreadable(name, error) from error
-        self.header = Header.of(opened, name)
-        self.tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in sorted(opened.keys())}
+            try:
+                opened = opening.enter_context(safetensors.safe_open(path, framework="pt"))
+            except safetensors.SafetensorError as error:
+                raise unreadable(name, error) from error
+            self.header = Header.of(opened, name)
+            self.tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in sorted(opened.keys())}
+            self._closing = opening.pop_all()
 
     def weights(self, place: int) -> dict[str, Tensor]:
         """The state dict of one run."""

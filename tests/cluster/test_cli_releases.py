@@ -130,3 +130,18 @@ def test_a_release_is_sent_to_a_hub_and_is_the_same_there(built, tmp_path):
             (back / name).parent.mkdir(parents=True, exist_ok=True)
             (back / name).write_bytes(data)
     assert verify(str(back)).faults == ()
+
+
+def test_a_hub_that_is_not_there_leaves_the_release_and_says_how_to_send_it(built, tmp_path):
+    surroundings = {
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_TOKEN": "hf_secret",
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    out = tmp_path / "release"
+    done = mdzoo("publish", built / "zoo", "--out", out, "--push-to", "ada/tiny", **surroundings)
+    assert done.returncode == 1
+    assert f"the release is made, at {out}, but could not be sent: " in done.stderr
+    assert f"send it by `hf upload ada/tiny {out} --repo-type dataset`" in done.stderr
+    assert "hf_secret" not in done.stderr
+    assert verify(str(out)).faults == ()

@@ -1,6 +1,7 @@
 """A network that is in no zoo is examined: what is said follows from what is seen, and foul input is refused."""
 
 import copy
+import dataclasses
 import re
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import zoo
 from diagnose import examine, reference_of
 from diagnose.cases import ZooTables
-from diagnose.consult import ASKED, QUESTION, Reference, _way
+from diagnose.consult import ASKED, Reference, _way
 from diagnose.structures import STRUCTURES, decide
 from diagnose.words import ACTIONS, SOURCES
 from zoo.config import Run, TrainConfig
@@ -212,4 +213,16 @@ def test_a_zoo_that_says_too_little():
     few = tables["labels"][tables["labels"]["config_id"].isin(tables["configs"]["config_id"][:5])]
     with pytest.raises(ValueError, match="zoo few has 5 labelled configurations"):
         Reference("few", ZooTables(**(tables | {"labels": few})))
-    assert QUESTION in set(tables["labels"]["task"])
+    one_cell = tables["configs"].assign(width=1, data_amount=100)
+    with pytest.raises(ValueError, match="of 1 widths and data amounts; 10 with 2 of each are needed"):
+        Reference("flat", ZooTables(**(tables | {"configs": one_cell})))
+
+
+def test_what_could_not_be_seen_is_said(found, reference):
+    """As when a metric fails: the median of the zoo stands in, and looks like nothing out of the way."""
+    rows = {"single": found["single"].features.drop(labels=["entropy"]).to_frame().T.assign(entropy=np.nan)}
+    distance = reference.distance(rows, "single")
+    assert distance.missing == ("entropy",)
+    assert found["single"].distance.missing == ()
+    blind = dataclasses.replace(found["single"], distance=distance)
+    assert "Not seen of this model, so that the zoo's median stood in: entropy." in blind.text

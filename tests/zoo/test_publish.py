@@ -14,7 +14,7 @@ import zoo
 from tests.zoos import changed
 from zoo import tables
 from zoo.publishing.publish import publish
-from zoo.publishing.shards import Kind, chosen
+from zoo.publishing.shards import Kind, chosen, shards
 from zoo.publishing.terms import Terms
 from zoo.publishing.verify import verify
 from zoo.storage import Folder
@@ -189,6 +189,23 @@ def test_a_damaged_checkpoint_is_not_published(release, tmp_path):
     with pytest.raises(ValueError, match=r"is damaged: the weights of run .* have SHA-256"):
         publish(zoo.open(damaged.root), tmp_path / "out", TERMS)
     assert not (tmp_path / "out" / "SHA256SUMS").exists(), "what is not whole does not say that it is"
+
+
+def test_a_release_without_weights_is_sound_too(tmp_path):
+    facts = publish(zoo.open("demo"), tmp_path, TERMS, weights_mib=0)
+    assert facts["checkpoints"] == 0
+    assert verify(str(tmp_path)).faults == ()
+    assert len(zoo.open(tmp_path).weights()) == 0
+    assert "the weights are not in this release" in (tmp_path / "README.md").read_text()
+
+
+def test_a_run_that_no_hub_would_take_is_refused():
+    kind = Kind("mlp", 9, (), (("w", "float32", (2 * 10**9,)),))
+    runs = pd.DataFrame({"config_id": ["a"], "checkpoint": "f"})
+    with pytest.raises(
+        ValueError, match=r"a run of mlp of width 9 has 8,000,000,000 bytes of weights; a file"
+    ):
+        next(shards(Folder("nowhere"), runs, {"f": kind}))
 
 
 def test_configurations_are_taken_whole():

@@ -179,6 +179,9 @@ def test_runs_come_with_their_settings():
     one = runs.iloc[0]
     assert one.name == f"{one['config_id']}-{one['seed']}"
     assert len(demo.runs()) == 576
+    assert len(demo.runs(width=99)) == len(demo.runs(width=[])) == 0
+    with pytest.raises(ValueError, match=r"is not a readable|cannot be filtered by"):
+        demo.runs(width=["wide"])
     with pytest.raises(ValueError, match=r"runs have no columns \['wdith'\]"):
         demo.runs(wdith=2)
 

@@ -171,6 +171,15 @@ def test_shards_that_changed_places(release):
     assert "does not hold run" in only_fault(release)
 
 
+@pytest.mark.parametrize("name", ["../../etc/hostname", "/etc/hostname", "checkpoints/../zoo.json", "a//b"])
+def test_sums_that_lead_out_of_the_release(release, name):
+    with open(release / "SHA256SUMS", "a") as sums:
+        sums.write(f"{'0' * 64}  {name}\n")
+    (fault,) = verify(str(release)).faults
+    assert fault.file == "SHA256SUMS"
+    assert fault.what == "no line of a SHA-256 and a file of the release"
+
+
 def corrupted(release, chance):
     """Do one of the things that happen to files; returns whether they are other than before."""
     files = [path for path in sorted(release.rglob("*")) if path.is_file()]

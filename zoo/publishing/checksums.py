@@ -80,6 +80,11 @@ def blocks_of(data: bytes) -> Iterator[Block]:
         yield Block(offset, len(part), hashlib.sha256(part).digest())
 
 
+def is_within(name: str) -> bool:
+    """Whether a name leads to a file below the release, and nowhere else."""
+    return bool(name) and all(part not in ("", ".", "..") for part in name.split("/"))
+
+
 def read_sums(data: bytes) -> dict[str, str]:
     """SHA-256 by file.
 
@@ -92,8 +97,9 @@ def read_sums(data: bytes) -> dict[str, str]:
         if line:
             digest, separator, name = line.partition(b"  ")
             is_hash = len(digest) == 64 and not digest.strip(b"0123456789abcdef")
-            if not (is_hash and separator and name.isascii() and name.decode().isprintable()):
-                raise ValueError(f"byte {offset}: no line of a SHA-256 and a file")
+            is_name = name.isascii() and name.decode().isprintable() and is_within(name.decode())
+            if not (is_hash and separator and is_name):
+                raise ValueError(f"byte {offset}: no line of a SHA-256 and a file of the release")
             found[name.decode()] = digest.decode()
         offset += len(line) + 1
     if not data.endswith(b"\n"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,28 @@ def publish(
     for name, table in found.items():
         found[name] = _without_hosts(table)
         released.write(f"{name}.parquet", tables.to_bytes(found[name], ROWS_A_GROUP))
+    _describe(released, zoo, title, terms, found)
+    released.close()
+    return {
+        "release": str(store),
+        "files": len(released.sizes) + 2,
+        "bytes": sum(released.sizes.values()),
+        "runs": len(runs),
+        "checkpoints": len(places),
+    }
+
+
+def _describe(
+    released: SummedStore, zoo: Zoo, title: str, terms: Terms, found: Mapping[str, pa.Table]
+) -> None:
+    """Write what says what the release is: to `zoo.open`, to who cites it, to machines, and to readers."""
     versions = _versions()
     manifest = {
         "schema_version": tables.SCHEMA_VERSION,
         "package_version": version("mdzoo"),
         "name": zoo.name,
         "configurations": len(found["configs"]),
-        "runs": len(runs),
+        "runs": len(found["runs"]),
         "metric_recipe": zoo.metric_recipe,
         "release": {"title": title, **terms._asdict(), "versions": versions},
         "spec": zoo.spec,
@@ -96,14 +112,6 @@ def publish(
     described = describe(title, contents.description, terms, released.sums, released.sizes)
     released.write(CROISSANT, json.dumps(described, indent=1).encode())
     released.write("README.md", write_card(contents, terms).encode())
-    released.close()
-    return {
-        "release": str(store),
-        "files": len(released.sizes) + 2,
-        "bytes": sum(released.sizes.values()),
-        "runs": len(runs),
-        "checkpoints": len(places),
-    }
 
 
 def push(release: Path, repository: str, token: str | None = None) -> str:
@@ -119,19 +127,26 @@ def push(release: Path, repository: str, token: str | None = None) -> str:
 
     Raises:
         FileNotFoundError: If the folder holds no whole release.
+        ConnectionError: If the hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi  # only who publishes needs it
 
     if not (release / SUMS).is_file():
         raise FileNotFoundError(f"{release} holds no whole release: {SUMS} is missing")
     api = HfApi(token=token)
-    address = api.create_repo(repository, repo_type="dataset", private=True, exist_ok=True)
-    api.upload_folder(
-        repo_id=repository,
-        repo_type="dataset",
-        folder_path=release,
-        commit_message="Release made by mdzoo",
-    )
+    try:
+        address = api.create_repo(repository, repo_type="dataset", private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository,
+            repo_type="dataset",
+            folder_path=release,
+            commit_message="Release made by mdzoo",
+        )
+    except Exception as error:  # of the network or of the hub
+        raise ConnectionError(
+            f"the release is made, at {release}, but could not be sent: {error}; send it by "
+            f"`hf upload {repository} {release} --repo-type dataset`"
+        ) from error
     return str(address)
 
 

@@ -17,8 +17,8 @@ from zoo.storage import Store
 SHARD_BYTES = 256 * 2**20
 """Bytes of weights a shard, at most, unless one run has more: what a reader of one model downloads."""
 
-MOST_FILES = 10_000
-"""Files a folder, as hubs allow."""
+MOST_FILES, MOST_BYTES = 10_000, 5 * 10**9
+"""Files a folder, and bytes a file, as hubs allow."""
 
 
 class Kind(NamedTuple):
@@ -96,8 +96,13 @@ def shards(
         shard_bytes: Bytes a shard at most, one run at least.
 
     Raises:
-        ValueError: If weights are damaged, or there would be more than `MOST_FILES` shards.
+        ValueError: If weights are damaged, a run has more than `MOST_BYTES`, or there would be `MOST_FILES` shards.
     """
+    if large := [kind for kind in kinds.values() if kind.bytes_a_run > MOST_BYTES]:
+        raise ValueError(
+            f"a run of {large[0].architecture} of width {large[0].width} has {large[0].bytes_a_run:,} bytes of "
+            f"weights; a file of a release may have {MOST_BYTES:,}"
+        )
     parts = []
     for kind, group in sorted(runs.groupby(runs["checkpoint"].map(kinds)), key=lambda item: item[0]):
         at_once = max(1, shard_bytes // max(kind.bytes_a_run, 1))
