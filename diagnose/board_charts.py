@@ -14,7 +14,9 @@ Spec = dict[str, Any]
 TRACKS = {"single": "#1b7837", "twin": "#2166ac", "hidden": "#999999"}
 """Colours of the tracks."""
 
-HEIGHT = 300
+HEIGHT, ROW = 300, 18
+"""Pixels: of a chart, and of a row of one whose rows are diagnosers."""
+
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 
 
@@ -70,11 +72,13 @@ def interval_chart(board: pd.DataFrame) -> Spec:
         x=alt.X("low:Q", title="accuracy [%]", scale=alt.Scale(zero=False)), x2="high:Q"
     )
     point = base.mark_point(filled=True, size=70, opacity=1).encode(x="accuracy:Q")
-    return _spec(span + point, height=alt.Step(18))
+    return _spec(span + point, height=ROW * last["diagnoser"].nunique())
 
 
 def cost_chart(board: pd.DataFrame) -> Spec:
     """Mean accuracy over boards against the sample passes that the features of a configuration take.
+
+    The line joins those that no cheaper one equals, which are named.
 
     Args:
         board: Rows of the table `leaderboard` of one zoo and task; hidden hyperparameters are left out.
@@ -82,12 +86,16 @@ def cost_chart(board: pd.DataFrame) -> Spec:
     shown = board[board["track"] != "hidden"]
     points = shown.groupby(ENTRY, sort=False)[["accuracy", "sample_passes", "models"]].mean().reset_index()
     points["cost"] = points["sample_passes"].fillna(0) + 1
-    chart = (
+    ordered = points.sort_values(["cost", "accuracy"], ascending=[True, False])
+    front = ordered[ordered["accuracy"] > ordered["accuracy"].cummax().shift(fill_value=-1.0)]
+    x = alt.X("cost:Q", title="sample passes, plus 1", scale=alt.Scale(type="log"))
+    y = alt.Y("accuracy:Q", title="accuracy [%], mean over boards", scale=alt.Scale(zero=False))
+    every = (
         alt.Chart(points)
         .mark_point(filled=True, size=90, opacity=0.9)
         .encode(
-            x=alt.X("cost:Q", title="sample passes, plus 1", scale=alt.Scale(type="log")),
-            y=alt.Y("accuracy:Q", title="accuracy [%], mean over boards", scale=alt.Scale(zero=False)),
+            x=x,
+            y=y,
             color=alt.Color("track:N", scale=alt.Scale(domain=list(TRACKS), range=list(TRACKS.values()))),
             tooltip=[
                 "diagnoser:N",
@@ -98,7 +106,15 @@ def cost_chart(board: pd.DataFrame) -> Spec:
             ],
         )
     )
-    return _spec(chart.interactive())
+    line = (
+        alt.Chart(front).mark_line(interpolate="step-after", color="#999999", strokeWidth=1).encode(x=x, y=y)
+    )
+    middle = points["cost"].max() ** 0.5  # names stand towards the middle of the chart
+    cheap, dear = alt.Chart(front[front["cost"] <= middle]), alt.Chart(front[front["cost"] > middle])
+    name = {"x": x, "y": y, "text": "diagnoser:N"}
+    left = cheap.mark_text(align="left", dx=8, dy=-8, color="currentColor").encode(**name)
+    right = dear.mark_text(align="right", dx=-8, dy=-8, color="currentColor").encode(**name)
+    return _spec(line + every.interactive() + left + right)
 
 
 def error_chart(said: pd.DataFrame, settings: pd.DataFrame) -> Spec:

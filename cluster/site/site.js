@@ -14,7 +14,7 @@ async function drawCharts() {
     renderer: "svg",
     actions: { export: true, source: false, compiled: false, editor: false },
     theme: dark.matches ? "dark" : undefined,
-    config: { background: "transparent", view: { stroke: null }, font: "system-ui, sans-serif" },
+    config: { background: "transparent", view: { stroke: null }, axis: { gridOpacity: 0.4 }, font: "system-ui, sans-serif" },
   });
   for (const place of document.querySelectorAll(".chart")) {
     const drawn = await vegaEmbed(place, read(place.dataset.spec), options());

@@ -220,9 +220,19 @@ def test_a_diagram_of_critical_differences(table: pd.DataFrame) -> None:
 
 def test_charts_hold_what_the_table_holds(table: pd.DataFrame) -> None:
     own = table[(table["task"] == "temperature") & (table["protocol"] == "random_cells")]
-    for spec in (size_chart(own), interval_chart(own), cost_chart(own)):
+    for spec in (size_chart(own), interval_chart(own)):
         (rows,) = spec["datasets"].values()
-        assert {row["diagnoser"] for row in rows} <= set(own["diagnoser"])
+        assert {row["diagnoser"] for row in rows} == set(own["diagnoser"])
+    shown = set(own.loc[own["track"] != "hidden", "diagnoser"])
+    front, every, *_ = (
+        cost_chart(own)["datasets"][layer["data"]["name"]] for layer in cost_chart(own)["layer"]
+    )
+    assert {row["diagnoser"] for row in every} == shown
+    for point in every:
+        better = [
+            row for row in front if row["cost"] <= point["cost"] and row["accuracy"] >= point["accuracy"]
+        ]
+        assert better, "each point is on the front or below it"
     (rows,) = size_chart(own)["datasets"].values()
     assert len(rows) == len(own)
     assert {round(row["accuracy"], 6) for row in rows} == set(own["accuracy"].round(6))
