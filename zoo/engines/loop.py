@@ -117,7 +117,7 @@ class _Lane:
             self._optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
 
     def advance(self, batches: Tensor, rates: Sequence[float]) -> tuple[Tensor, Tensor]:
-        losses = torch.full((len(rates),), math.nan)
+        losses = torch.full((len(rates),), math.nan, dtype=next(self.model.parameters()).dtype)
         wrong = torch.zeros(len(rates), dtype=torch.int64)
         if self.live:
             for step, (batch, rate) in enumerate(

@@ -1,0 +1,195 @@
+// What Python calls: stacks of networks in training, in evaluation, and their curvature. One thread, no global state.
+//
+// Memory that outlives a call is the caller's, laid out [parameter][lane] and aligned to 64 bytes; a network keeps only
+// what it computes. Each function exists for single and double precision; `bytes` says which.
+
+#include <memory>
+
+#include "network.hpp"
+
+namespace lanes {
+
+extern "C" {
+// What a lane's numbers are read from: for each lane its images and labels; rows[lane * stride + b] is its image b.
+struct Data {
+    const void* const* images;
+    const std::int64_t* const* labels;
+    const std::int64_t* rows;
+    std::int64_t stride;
+};
+
+// What a network in training goes on from, [.][lane].
+struct State {
+    void* parameters;
+    void* momentum;
+    void* running;
+};
+}
+
+class Lanes {
+  public:
+    virtual ~Lanes() = default;
+    virtual std::int64_t size(int what) const = 0;
+    virtual void order(std::int64_t* places) const = 0;
+    virtual void train(State state, Data data, int steps, int batch, const double* rates, const double* momenta,
+                       const double* decays, double* live, double* losses, std::int64_t* wrong) = 0;
+    virtual void evaluate(State state, Data data, std::int64_t images, double* losses, std::int64_t* wrong) = 0;
+    virtual void recalibrate(State state, Data data, std::int64_t images, std::int64_t batches) = 0;
+};
+
+template <class T>
+class LanesOf final : public Lanes {
+  public:
+    using V = Vector<T>;
+    static constexpr int n = kLanes<T>;
+
+    LanesOf(const std::int32_t* input, const std::int32_t* layers, int layer_count, const std::int32_t* activations,
+            int activation_count, int capacity, bool backward)
+        : network_(input, records<LayerSpec>(layers, layer_count),
+                   records<ActivationSpec>(activations, activation_count), capacity, backward),
+          gradients_(backward ? network_.parameters() : 0) {}
+
+    std::int64_t size(int what) const override { return what ? network_.statistics() : network_.parameters(); }
+
+    void order(std::int64_t* places) const override { network_.order(places); }
+
+    // SGD with momentum and weight decay, as torch.optim.SGD; `rates` and `losses` are [lane][step], `live` is 0 for a
+    // lane that stays as it is. A lane whose loss is not finite stops there, with NaN as its loss.
+    void train(State state, Data data, int steps, int batch, const double* rates, const double* momenta,
+               const double* decays, double* live, double* losses, std::int64_t* wrong) override {
+        V* parameters = static_cast<V*>(state.parameters);
+        V* velocity = static_cast<V*>(state.momentum);
+        const V decay = gather(decays, 1), inertia = gather(momenta, 1);
+        for (int step = 0; step < steps; step++) {
+            const V alive = gather(live, 1);
+            const std::int64_t* rows = data.rows + std::int64_t(step) * batch;
+            network_.read(images(data), rows, data.stride, batch);
+            network_.forward(batch, parameters, static_cast<V*>(state.running), alive * T(0.1));
+            T sums[n];
+            std::int64_t errors[n];
+            network_.loss(batch, data.labels, rows, data.stride, sums, errors, true);
+            network_.backward(batch, parameters, gradients_.data(), true);
+            descend(parameters, velocity, gather(rates + step, steps) * alive, inertia, decay);
+            bool any = false;
+            for (int lane = 0; lane < n; lane++) {
+                const bool finite = std::isfinite(sums[lane]) && live[lane] != 0;
+                losses[lane * steps + step] = finite ? double(sums[lane]) / batch : std::nan("");
+                wrong[lane * steps + step] = finite ? errors[lane] : 0;
+                live[lane] = finite ? live[lane] : 0;
+                any = any || live[lane] != 0;
+            }
+            if (any) continue;
+            for (int lane = 0; lane < n; lane++)
+                for (int left = step + 1; left < steps; left++) {
+                    losses[lane * steps + left] = std::nan("");
+                    wrong[lane * steps + left] = 0;
+                }
+            return;
+        }
+    }
+
+    // Loss summed over so many images, and misclassified ones, with the running statistics.
+    void evaluate(State state, Data data, std::int64_t count, double* losses, std::int64_t* wrong) override {
+        network_.fix(static_cast<V*>(state.parameters), static_cast<V*>(state.running));
+        for (int lane = 0; lane < n; lane++) losses[lane] = wrong[lane] = 0;
+        for (std::int64_t first = 0; first < count; first += network_.capacity()) {
+            const int batch = int(std::min<std::int64_t>(network_.capacity(), count - first));
+            network_.read(images(data), data.rows + first, data.stride, batch);
+            network_.forward(batch, static_cast<V*>(state.parameters));
+            T sums[n];
+            std::int64_t errors[n];
+            network_.loss(batch, data.labels, data.rows + first, data.stride, sums, errors, false);
+            for (int lane = 0; lane < n; lane++) {
+                losses[lane] += sums[lane];
+                wrong[lane] += errors[lane];
+            }
+        }
+    }
+
+    // Running statistics as the average of so many batches of equal size, each weighing as much as it has images.
+    void recalibrate(State state, Data data, std::int64_t count, std::int64_t batches) override {
+        std::int64_t seen = 0;
+        for (std::int64_t k = 0; k < batches; k++) {
+            // As torch.tensor_split: the first batches take what is left over.
+            const std::int64_t batch = count / batches + (k < count % batches ? 1 : 0);
+            network_.read(images(data), data.rows + seen, data.stride, int(batch));
+            seen += batch;
+            network_.forward(int(batch), static_cast<V*>(state.parameters), static_cast<V*>(state.running),
+                             broadcast(T(batch) / T(seen)));
+        }
+    }
+
+  private:
+    Network<T> network_;
+    Buffer<T> gradients_;
+
+    template <class Record>
+    static std::vector<Record> records(const std::int32_t* from, int count) {
+        const Record* first = reinterpret_cast<const Record*>(from);
+        return {first, first + count};
+    }
+
+    static const T* const* images(const Data& data) { return reinterpret_cast<const T* const*>(data.images); }
+
+    static V gather(const double* from, std::int64_t step) {
+        V values;
+        for (int lane = 0; lane < n; lane++) values[lane] = T(from[lane * step]);
+        return values;
+    }
+
+    void descend(V* parameters, V* velocity, V rate, V momentum, V decay) {
+        const V* gradients = gradients_.data();
+        for (std::size_t i = 0; i < network_.parameters(); i++) {
+            velocity[i] = momentum * velocity[i] + (gradients[i] + decay * parameters[i]);
+            parameters[i] -= rate * velocity[i];
+        }
+    }
+};
+
+}  // namespace lanes
+
+using lanes::Data;
+using lanes::Lanes;
+using lanes::LanesOf;
+using lanes::State;
+
+extern "C" {
+
+int lanes_count(int bytes) { return lanes::kRegisterBytes / bytes; }
+
+// Null if there is no memory for it, or no such network.
+void* lanes_create(int bytes, const std::int32_t* input, const std::int32_t* layers, int layer_count,
+                   const std::int32_t* activations, int activation_count, int capacity, int backward) {
+    try {
+        std::unique_ptr<Lanes> made;
+        if (bytes == 4)
+            made = std::make_unique<LanesOf<float>>(input, layers, layer_count, activations, activation_count, capacity,
+                                                    backward != 0);
+        else
+            made = std::make_unique<LanesOf<double>>(input, layers, layer_count, activations, activation_count,
+                                                     capacity, backward != 0);
+        return made.release();
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
+
+void lanes_destroy(void* made) { delete static_cast<Lanes*>(made); }
+
+std::int64_t lanes_size(void* made, int what) { return static_cast<Lanes*>(made)->size(what); }
+
+void lanes_order(void* made, std::int64_t* places) { static_cast<Lanes*>(made)->order(places); }
+
+void lanes_train(void* made, State state, Data data, int steps, int batch, const double* rates, const double* momenta,
+                 const double* decays, double* live, double* losses, std::int64_t* wrong) {
+    static_cast<Lanes*>(made)->train(state, data, steps, batch, rates, momenta, decays, live, losses, wrong);
+}
+
+void lanes_evaluate(void* made, State state, Data data, std::int64_t images, double* losses, std::int64_t* wrong) {
+    static_cast<Lanes*>(made)->evaluate(state, data, images, losses, wrong);
+}
+
+void lanes_recalibrate(void* made, State state, Data data, std::int64_t images, std::int64_t batches) {
+    static_cast<Lanes*>(made)->recalibrate(state, data, images, batches);
+}
+}

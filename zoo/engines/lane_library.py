@@ -1,0 +1,160 @@
+"""The compiled kernels: found, chosen by what the processor can do, and called.
+
+The package's build compiles `kernels/lanes.cpp` once for each instruction set. Where that was not possible, or the
+processor has none of them, there is no library, and stacks train on the plain engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Sequence
+from ctypes import POINTER, c_double, c_int, c_int32, c_int64, c_void_p
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.engines.lane_network import Activation, Description
+
+BUILDS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
+"""Builds that run where torch says that the processor has an instruction set, the best first."""
+
+
+class State(ctypes.Structure):
+    """What a network in training goes on from; each a tensor [., lanes], or null."""
+
+    _fields_ = (("parameters", c_void_p), ("momentum", c_void_p), ("running", c_void_p))
+
+
+class Data(ctypes.Structure):
+    """Images and labels of each lane, and which of them a call reads: rows[lane * stride + image]."""
+
+    _fields_ = (("images", POINTER(c_void_p)), ("labels", POINTER(c_void_p)), ("rows", c_void_p), ("stride", c_int64))
+
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "lanes_count": (c_int, [c_int]),
+    "lanes_create": (c_void_p, [c_int, c_void_p, c_void_p, c_int, c_void_p, c_int, c_int, c_int]),
+    "lanes_destroy": (None, [c_void_p]),
+    "lanes_size": (c_int64, [c_void_p, c_int]),
+    "lanes_order": (None, [c_void_p, c_void_p]),
+    "lanes_train": (None, [c_void_p, State, Data, c_int, c_int, *[c_void_p] * 6]),
+    "lanes_evaluate": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
+    "lanes_recalibrate": (None, [c_void_p, State, Data, c_int64, c_int64]),
+}
+
+
+def builds() -> tuple[str, ...]:
+    """Names of the builds that this processor can run, the best first, whether they are there or not."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return ("neon",)
+    return BUILDS.get(torch.backends.cpu.get_cpu_capability(), ())
+
+
+@cache
+def library(build: str | None = None) -> ctypes.CDLL | None:
+    """The kernels.
+
+    Args:
+        build: Which build; None: the best that is there and runs.
+
+    Returns:
+        The library; None if there is none.
+    """
+    for name in builds() if build is None else (build,):
+        spec = find_spec(f"zoo.engines._lanes_{name}")
+        if spec is not None and spec.origin is not None:
+            return declared(ctypes.CDLL(spec.origin))
+    return None
+
+
+def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    """The library with the types of its functions."""
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+class Network:
+    """A network of lanes in the kernels.
+
+    Attributes:
+        lanes: Number of lanes: models side by side.
+        capacity: Images of a pass, at most.
+        places: For each number among a lane's parameters, its place in the order of `Description.parameters`.
+        statistics: How many running statistics a lane has.
+    """
+
+    def __init__(
+        self,
+        made: Description,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        backward: bool = True,
+        kernels: ctypes.CDLL | None = None,
+    ) -> None:
+        """Lay out the network and its memory.
+
+        Raises:
+            RuntimeError: If there are no kernels.
+            MemoryError: If there is no memory for it.
+        """
+        loaded = kernels or library()
+        if loaded is None:
+            raise RuntimeError(
+                "the lane kernels are not there: the package was installed without a C++ compiler, or the processor "
+                f"runs none of {sorted({b for own in BUILDS.values() for b in own})}; use the engine 'loop'"
+            )
+        self._kernels, size = loaded, dtype.itemsize
+        self.lanes, self.capacity = loaded.lanes_count(size), capacity
+        layers = [(*layer[:5], int(layer.norm is not None)) for layer in made.layers]
+        activations = [(0, 0, 0, 0, -1), *map(_record, made.activations)]
+        self._made: int | None = loaded.lanes_create(
+            size,
+            _integers(made.image),
+            _integers(sum(layers, ())),
+            len(layers),
+            _integers(sum(activations, ())),
+            len(activations),
+            capacity,
+            int(backward),
+        )
+        if self._made is None:
+            raise MemoryError(f"there is no memory for {self.lanes} models and a batch of {capacity} images")
+        self.places = torch.empty(loaded.lanes_size(self._made, 0), dtype=torch.int64)
+        loaded.lanes_order(self._made, self.places.data_ptr())
+        self.statistics: int = loaded.lanes_size(self._made, 1)
+
+    def __del__(self) -> None:
+        """Give its memory back."""
+        if getattr(self, "_made", None) is not None:
+            self._kernels.lanes_destroy(self._made)
+
+    def call(self, function: str, *arguments: Any) -> None:
+        """Call a kernel: `lanes_<function>`; tensors go as pointers."""
+        given = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+        getattr(self._kernels, f"lanes_{function}")(self._made, *given)
+
+
+def _record(activation: Activation) -> tuple[int, ...]:
+    terms = (*activation.terms, 0)[:2]
+    identity = -1 if activation.identity is None else activation.identity
+    return (activation.pool, len(activation.terms), *terms, identity)
+
+
+def _integers(values: Sequence[int]) -> Any:
+    return (c_int32 * len(values))(*values)
+
+
+def pointers(tensors: Sequence[Tensor]) -> Any:
+    """An array of pointers to the tensors, which have to outlive it."""
+    return (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def doubles(values: Sequence[float]) -> Any:
+    """An array of doubles."""
+    return (c_double * len(values))(*values)
