@@ -5,6 +5,8 @@
 // the pooling: the way back computes y again from z, which it has to read anyhow.
 #pragma once
 
+#include <array>
+
 #include "vector.hpp"
 
 namespace lanes {
@@ -120,39 +122,59 @@ template <class V, class Sum, int Block>
     }
 }
 
-// Calls visit(y, x, k, dy) with the gradient dy of the sum before the ReLU, for every pixel and channel k of a block
+// Gradients of a block's sums before the ReLU from those after the pooling, several at once: N numbers a pixel.
+template <class V, int N>
+using Several = std::array<V, N>;
+
+// Calls visit(y, x, k, dy) with the gradients dy of the sum before the ReLU, for every pixel and channel k of a block
 // that row y of the pooled ones is made of.
 //
 // A pooled gradient goes to the first of the largest, as in PyTorch; pixels that a pooling leaves out get none.
-template <class V, class Sum, int Block, class Visit>
-[[gnu::always_inline]] inline void gate_row(const Frame& frame, int y, const Sum& sum, const V* pooled_gradient, Visit visit) {
+template <class V, class Sum, int Block, int N, class Visit>
+[[gnu::always_inline]] inline void gate_row(const Frame& frame, int y, const Sum& sum, const V* const (&pooled)[N],
+                                            Visit visit) {
+    using Gradients = Several<V, N>;
     if (frame.pool == Pool::maximum) {
         for (int x = 0; x < frame.pooled_width; x++)
 #pragma GCC unroll 2
             for (int k = 0; k < Block; k++) {
                 const V a = sum(2 * y, 2 * x, k), b = sum(2 * y, 2 * x + 1, k);
                 const V c = sum(2 * y + 1, 2 * x, k), d = sum(2 * y + 1, 2 * x + 1, k);
-                const V above = larger(b, a), below = larger(d, c), most = larger(below, above);
-                const V given = gated(most, pooled_gradient[frame.pooled(y, x) + k]);
-                const V zero = V{};
-                const V upper = below > above ? zero : given, lower = below > above ? given : zero;
-                visit(2 * y, 2 * x, k, b > a ? zero : upper);
-                visit(2 * y, 2 * x + 1, k, b > a ? upper : zero);
-                visit(2 * y + 1, 2 * x, k, d > c ? zero : lower);
-                visit(2 * y + 1, 2 * x + 1, k, d > c ? lower : zero);
+                const V above = larger(b, a), below = larger(d, c), most = larger(below, above), zero = V{};
+                Gradients first, second, third, fourth;
+#pragma GCC unroll 2
+                for (int i = 0; i < N; i++) {
+                    const V given = gated(most, pooled[i][frame.pooled(y, x) + k]);
+                    const V upper = below > above ? zero : given, lower = below > above ? given : zero;
+                    first[i] = b > a ? zero : upper;
+                    second[i] = b > a ? upper : zero;
+                    third[i] = d > c ? zero : lower;
+                    fourth[i] = d > c ? lower : zero;
+                }
+                visit(2 * y, 2 * x, k, first);
+                visit(2 * y, 2 * x + 1, k, second);
+                visit(2 * y + 1, 2 * x, k, third);
+                visit(2 * y + 1, 2 * x + 1, k, fourth);
             }
         const int last = y + 1 < frame.pooled_height ? 2 * y + 2 : frame.height;
         for (int row = 2 * y; row < last; row++)
             for (int x = row < 2 * y + 2 ? 2 * frame.pooled_width : 0; x < frame.width; x++)
-                for (int k = 0; k < Block; k++) visit(row, x, k, V{});
+                for (int k = 0; k < Block; k++) visit(row, x, k, Gradients{});
     } else {
         const bool mean = frame.pool == Pool::average;
-        V shared[Block];
-        for (int k = 0; k < Block; k++) shared[k] = pooled_gradient[k] * (mean ? frame.share<V>() : Element<V>(1));
+        V shared[N][Block];
+        for (int i = 0; i < N; i++)
+            for (int k = 0; k < Block; k++) shared[i][k] = pooled[i][k] * (mean ? frame.share<V>() : Element<V>(1));
         for (int x = 0; x < frame.width; x++)
 #pragma GCC unroll 2
-            for (int k = 0; k < Block; k++)
-                visit(y, x, k, gated(sum(y, x, k), mean ? shared[k] : pooled_gradient[frame.pooled(y, x) + k]));
+            for (int k = 0; k < Block; k++) {
+                const V value = sum(y, x, k);
+                Gradients gradients;
+#pragma GCC unroll 2
+                for (int i = 0; i < N; i++)
+                    gradients[i] = gated(value, mean ? shared[i][k] : pooled[i][frame.pooled(y, x) + k]);
+                visit(y, x, k, gradients);
+            }
     }
 }
 
@@ -195,8 +217,10 @@ void gather_sums(const Frame& frame, const Terms<V>& terms, const V* pooled_grad
     over_terms(frame, terms, [&](int row, const auto& sum, int channel, auto block) {
         constexpr int n = block(), count = std::decay_t<decltype(sum)>::count;
         V own[n] = {}, times[count][n] = {};
+        const V* pooled[1] = {pooled_gradient + channel};
         gate_row<V, std::decay_t<decltype(sum)>, n>(
-            frame, row, sum, pooled_gradient + channel, [&](int y, int x, int k, V dy) __attribute__((always_inline)) {
+            frame, row, sum, pooled, [&](int y, int x, int k, Several<V, 1> given) __attribute__((always_inline)) {
+                const V dy = given[0];
                 own[k] += dy;
 #pragma GCC unroll 2
                 for (int t = 0; t < count; t++) times[t][k] += dy * sum.z[t][frame.pixel(y, x) + k];
@@ -234,8 +258,10 @@ void scatter(const Frame& frame, const Terms<V>& terms, const V* pooled_gradient
                 slope[t][k] = delta[t].slope[channel + k];
                 level[t][k] = delta[t].level[channel + k];
             }
+        const V* pooled[1] = {pooled_gradient + channel};
         gate_row<V, std::decay_t<decltype(sum)>, n>(
-            frame, row, sum, pooled_gradient + channel, [&](int y, int x, int k, V dy) __attribute__((always_inline)) {
+            frame, row, sum, pooled, [&](int y, int x, int k, Several<V, 1> given) __attribute__((always_inline)) {
+                const V dy = given[0];
                 const int pixel = frame.pixel(y, x) + k;
 #pragma GCC unroll 2
                 for (int t = 0; t < count; t++)

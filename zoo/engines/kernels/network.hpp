@@ -48,8 +48,7 @@ struct Layer : LayerSpec {
     std::ptrdiff_t running;                    // among the running statistics, if it has a norm
     Window window;
     std::vector<Phase> phases;
-    bool adds = false;    // whether the source's gradient has begun when this layer's part comes
-    bool clears = false;  // whether it begins with this part, which does not reach every pixel
+    bool adds = false;  // whether the source's gradient has begun when this layer's part comes
 
     Buffer<T> z, turned;
     Buffer<T> scale, shift, slope, level;                   // y = scale z + shift; dz = scale dy + slope z + level
@@ -109,6 +108,10 @@ class Network {
     }
 
     int capacity() const { return capacity_; }
+    std::vector<Layer<T>>& layers() { return layers_; }
+    std::vector<Activation<T>>& activations() { return activations_; }
+    Layer<T>& head() { return layers_.back(); }
+    const Layer<T>& head() const { return layers_.back(); }
     std::size_t parameters() const { return parameters_; }
     std::size_t statistics() const { return statistics_; }
     int classes() const { return head().outputs; }
@@ -239,7 +242,7 @@ class Network {
         for (Layer<T>& layer : layers_) {
             layer.total.clear();
             layer.product.clear();
-            if (layer.source > 0) turn(layer, parameters);
+            if (layer.source > 0) turn(layer, parameters, layer.turned);
         }
         Layer<T>& last = head();
         for (int b = 0; b < batch; b++)
@@ -263,6 +266,85 @@ class Network {
         }
     }
 
+    // Weights in the order in which the gradients of the inputs take them.
+    static void turn(const Layer<T>& layer, const V* parameters, Buffer<T>& turned) {
+        for (const Phase& phase : layer.phases) {
+            V* out = turned.data() + phase.weights;
+            for (int first = 0; first < layer.inputs; first += phase.block) {
+                const int own = std::min(phase.block, layer.inputs - first);
+                for (int t = 0; t < phase.window.taps; t++)
+                    for (int o = 0; o < layer.outputs; o++)
+                        for (int i = 0; i < own; i++)
+                            *out++ = parameters[weight_place(layer, o, first + i, phase.taps[t])];
+            }
+        }
+    }
+
+    // The three products of a layer over some images. What is read and written are buffers of all images of a pass, but
+    // for the gradients of z, which are those of the images in work.
+
+    void outputs_of(const Layer<T>& layer, const Buffer<T>& in, const V* parameters, Buffer<T>& z, int first, int count,
+                    bool add, Moments<V> moments = {}) const {
+        const Activation<T>& source = activations_[layer.source];
+        product<T>(extent_of(layer, count), in.data() + first * source.image(), source.steps(layer.stride), layer.window,
+                   parameters + layer.weights, layer.inputs, layer.outputs, layer.block, z.data() + first * layer.image(),
+                   layer.z_steps(), add, moments);
+    }
+
+    void weight_gradients_of(const Layer<T>& layer, const Buffer<T>& in, const Buffer<T>& delta, int first, int count,
+                             V* gradients) const {
+        const Activation<T>& source = activations_[layer.source];
+        const std::ptrdiff_t row = std::ptrdiff_t(source.width + 2 * source.border) * layer.inputs;
+        weight_gradient<T>(extent_of(layer, count),
+                           in.data() + first * source.image() + layer.window.segments[0].offset,
+                           source.steps(layer.stride), row, layer.kernel, layer.inputs,
+                           delta.data() + layer.delta_start(), layer.delta_steps(), layer.outputs, layer.block,
+                           gradients + layer.weights);
+    }
+
+    void input_gradients_of(const Layer<T>& layer, const Buffer<T>& turned, const Buffer<T>& delta, Buffer<T>& gradient,
+                            int first, int count, bool add) const {
+        const Activation<T>& source = activations_[layer.source];
+        const int s = layer.stride;
+        const std::ptrdiff_t row = std::ptrdiff_t(layer.width) * layer.inputs;
+        V* out = gradient.data() + first * source.gradient_image();
+        const bool clears = !add && int(layer.phases.size()) < s * s;  // no phase writes what none reaches
+        if (clears) std::memset(static_cast<void*>(out), 0, count * source.gradient_image() * sizeof(V));
+        for (const Phase& phase : layer.phases) {
+            const Extent pixels = {count, ceil_div(layer.height - phase.y, s), ceil_div(layer.width - phase.x, s)};
+            product<T>(layer.flat ? extent_of(layer, count) : pixels, delta.data(), layer.delta_steps(), phase.window,
+                       turned.data() + phase.weights, layer.outputs, layer.inputs, phase.block,
+                       out + phase.y * row + phase.x * layer.inputs,
+                       {std::ptrdiff_t(s) * layer.inputs, s * row, std::ptrdiff_t(source.gradient_image())},
+                       add || clears);
+        }
+    }
+
+    Terms<V> terms_of(const Activation<T>& activation, int image) const {
+        Terms<V> terms;
+        for (int t = 0; t < activation.terms; t++) {
+            const Layer<T>& layer = layers_[activation.term[t]];
+            terms.term[t] = {layer.z.data() + image * layer.image(), layer.scale.data(), layer.shift.data()};
+        }
+        if (activation.identity >= 0) {
+            const Activation<T>& earlier = activations_[activation.identity];
+            terms.identity = earlier.values.data() + image * earlier.image();
+        }
+        return terms;
+    }
+
+    // Calls body(frame, image) for the images; those of a flat activation are one row.
+    template <class Body>
+    void each_image(const Activation<T>& activation, int first, int count, Body body) const {
+        if (!activation.flat) {
+            for (int image = first; image < first + count; image++) body(activation.frame, image);
+            return;
+        }
+        Frame frame = activation.frame;
+        frame.width = frame.pooled_width = count;
+        body(frame, first);
+    }
+
     // Images of a network with so much of the cache for each: as many as stay in it together.
     static int chunk_of(std::size_t vectors) {
         return std::max<int>(1, int(kCacheBytes / (vectors * sizeof(V))));
@@ -273,9 +355,6 @@ class Network {
     std::vector<Layer<T>> layers_;
     std::vector<Activation<T>> activations_;
     std::size_t parameters_ = 0, statistics_ = 0;
-
-    Layer<T>& head() { return layers_.back(); }
-    const Layer<T>& head() const { return layers_.back(); }
 
     static std::ptrdiff_t weight_place(const Layer<T>& layer, int output, int input, int tap) {
         const int first = output / layer.block * layer.block, own = std::min(layer.block, layer.outputs - first);
@@ -376,9 +455,7 @@ class Network {
             if (own.identity > 0) own.identity_adds = adds(own.identity, -j);
             for (int t = 0; t < own.terms; t++) {
                 Layer<T>& layer = layers_[own.term[t]];
-                const bool covers = int(layer.phases.size()) == layer.stride * layer.stride;
                 layer.adds = adds(layer.source, own.term[t]);
-                layer.clears = !layer.adds && !covers;
             }
         }
     }
@@ -418,31 +495,6 @@ class Network {
             transpose<T>(square);
             for (int i = 0; i < n; i++) out[(first + i) * step] = square[i];
         }
-    }
-
-    Terms<V> terms_of(const Activation<T>& activation, int image) const {
-        Terms<V> terms;
-        for (int t = 0; t < activation.terms; t++) {
-            const Layer<T>& layer = layers_[activation.term[t]];
-            terms.term[t] = {layer.z.data() + image * layer.image(), layer.scale.data(), layer.shift.data()};
-        }
-        if (activation.identity >= 0) {
-            const Activation<T>& earlier = activations_[activation.identity];
-            terms.identity = earlier.values.data() + image * earlier.image();
-        }
-        return terms;
-    }
-
-    // Calls body(frame, image) for the images; those of a flat activation are one row.
-    template <class Body>
-    void each_image(const Activation<T>& activation, int first, int count, Body body) const {
-        if (!activation.flat) {
-            for (int image = first; image < first + count; image++) body(activation.frame, image);
-            return;
-        }
-        Frame frame = activation.frame;
-        frame.width = frame.pooled_width = count;
-        body(frame, first);
     }
 
     void activate_images(Activation<T>& activation, int first, int count) {
@@ -487,12 +539,9 @@ class Network {
     }
 
     void convolve(Layer<T>& layer, const V* parameters, int first, int count, bool moments) {
-        const Activation<T>& source = activations_[layer.source];
-        Moments<V> own;
-        if (moments && layer.norm) own = {layer.sum.data(), layer.square.data()};
-        product<T>(extent_of(layer, count), source.values.data() + first * source.image(), source.steps(layer.stride),
-                   layer.window, parameters + layer.weights, layer.inputs, layer.outputs, layer.block,
-                   layer.z.data() + first * layer.image(), layer.z_steps(), false, own);
+        const bool wanted = moments && layer.norm;
+        outputs_of(layer, activations_[layer.source].values, parameters, layer.z, first, count, false,
+                   wanted ? Moments<V>{layer.sum.data(), layer.square.data()} : Moments<V>{});
     }
 
     void normalise(Layer<T>& layer, int c, const V* own, V mean, V variance) {
@@ -513,20 +562,6 @@ class Network {
             normalise(layer, c, parameters + layer.offset, mean, variance);
             mean_of[c] += momentum * (mean - mean_of[c]);
             variance_of[c] += momentum * (variance * (count / (count - 1)) - variance_of[c]);
-        }
-    }
-
-    // Weights in the order in which the gradients of the inputs take them.
-    void turn(Layer<T>& layer, const V* parameters) {
-        for (const Phase& phase : layer.phases) {
-            V* out = layer.turned.data() + phase.weights;
-            for (int first = 0; first < layer.inputs; first += phase.block) {
-                const int own = std::min(phase.block, layer.inputs - first);
-                for (int t = 0; t < phase.window.taps; t++)
-                    for (int o = 0; o < layer.outputs; o++)
-                        for (int i = 0; i < own; i++)
-                            *out++ = parameters[weight_place(layer, o, first + i, phase.taps[t])];
-            }
         }
     }
 
@@ -553,28 +588,10 @@ class Network {
     // Both products of a layer's gradient of z, and the sums of the activation that it reads once that one's is whole.
     void pass_back(Layer<T>& layer, int first, int count, V* gradients) {
         Activation<T>& source = activations_[layer.source];
-        const Extent extent = extent_of(layer, count);
-        const V* delta = layer.delta.data();
-        weight_gradient<T>(extent, source.values.data() + first * source.image() + layer.window.segments[0].offset,
-                           source.steps(layer.stride), std::ptrdiff_t(source.width + 2 * source.border) * layer.inputs,
-                           layer.kernel, layer.inputs, delta + layer.delta_start(), layer.delta_steps(), layer.outputs,
-                           layer.block, gradients + layer.weights);
+        weight_gradients_of(layer, source.values, layer.delta, first, count, gradients);
         if (layer.source == 0) return;
-        V* gradient = source.gradient.data() + first * source.gradient_image();
-        if (layer.clears)
-            std::memset(static_cast<void*>(gradient), 0, count * source.gradient_image() * sizeof(V));
-        for (const Phase& phase : layer.phases) {
-            const int s = layer.stride;
-            const Extent pixels = layer.flat ? extent
-                                             : Extent{count, ceil_div(layer.height - phase.y, s),
-                                                      ceil_div(layer.width - phase.x, s)};
-            const std::ptrdiff_t row = std::ptrdiff_t(layer.width) * layer.inputs;
-            product<T>(pixels, delta, layer.delta_steps(), phase.window, layer.turned.data() + phase.weights,
-                       layer.outputs, layer.inputs, phase.block, gradient + phase.y * row + phase.x * layer.inputs,
-                       {std::ptrdiff_t(s) * layer.inputs, s * row, std::ptrdiff_t(source.gradient_image())},
-                       layer.adds || layer.clears);
-        }
-        if (&layer == &layers_[std::max(0, source.last)] && source.last >= 0) sum_images(source, first, count);
+        input_gradients_of(layer, layer.turned, layer.delta, source.gradient, first, count, layer.adds);
+        if (source.last == &layer - layers_.data()) sum_images(source, first, count);
     }
 };
 
