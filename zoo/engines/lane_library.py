@@ -10,6 +10,7 @@ import ctypes
 import platform
 from collections.abc import Sequence
 from ctypes import POINTER, c_double, c_int, c_int32, c_int64, c_void_p
+from enum import IntEnum
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +19,14 @@ import torch
 from torch import Tensor
 
 from zoo.engines.lane_network import Activation, Description
+
+class Passes(IntEnum):
+    """What a network is for; each takes more memory than the one before."""
+
+    FORWARD = 0
+    BACKWARD = 1
+    CURVATURE = 2
+
 
 BUILDS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
 """Builds that run where torch says that the processor has an instruction set, the best first."""
@@ -43,6 +52,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lanes_order": (None, [c_void_p, c_void_p]),
     "lanes_train": (None, [c_void_p, State, Data, c_int, c_int, *[c_void_p] * 6]),
     "lanes_evaluate": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
+    "lanes_forms": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
+    "lanes_product": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
     "lanes_recalibrate": (None, [c_void_p, State, Data, c_int64, c_int64]),
 }
 
@@ -94,7 +105,7 @@ class Network:
         made: Description,
         capacity: int,
         dtype: torch.dtype = torch.float32,
-        backward: bool = True,
+        passes: Passes = Passes.BACKWARD,
         kernels: ctypes.CDLL | None = None,
     ) -> None:
         """Lay out the network and its memory.
@@ -121,7 +132,7 @@ class Network:
             _integers(sum(activations, ())),
             len(activations),
             capacity,
-            int(backward),
+            passes,
         )
         if self._made is None:
             raise MemoryError(f"there is no memory for {self.lanes} models and a batch of {capacity} images")

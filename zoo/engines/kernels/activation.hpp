@@ -63,6 +63,7 @@ struct Terms {
 template <class V, int Count, bool Identity, int Block>
 struct Preactivation {
     static constexpr int count = Count;
+    static constexpr bool has_identity = Identity;
 
     const V* z[Count];
     V scale[Count][Block];

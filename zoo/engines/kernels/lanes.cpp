@@ -5,7 +5,7 @@
 
 #include <memory>
 
-#include "network.hpp"
+#include "curvature.hpp"
 
 namespace lanes {
 
@@ -35,6 +35,8 @@ class Lanes {
                        const double* decays, double* live, double* losses, std::int64_t* wrong) = 0;
     virtual void evaluate(State state, Data data, std::int64_t images, double* losses, std::int64_t* wrong) = 0;
     virtual void recalibrate(State state, Data data, std::int64_t images, std::int64_t batches) = 0;
+    virtual void forms(State state, Data data, std::int64_t images, const void* direction, void* forms) = 0;
+    virtual void product(State state, Data data, std::int64_t images, const void* direction, void* product) = 0;
 };
 
 template <class T>
@@ -44,10 +46,10 @@ class LanesOf final : public Lanes {
     static constexpr int n = kLanes<T>;
 
     LanesOf(const std::int32_t* input, const std::int32_t* layers, int layer_count, const std::int32_t* activations,
-            int activation_count, int capacity, bool backward)
+            int activation_count, int capacity, Passes passes)
         : network_(input, records<LayerSpec>(layers, layer_count),
-                   records<ActivationSpec>(activations, activation_count), capacity, backward),
-          gradients_(backward ? network_.parameters() : 0) {}
+                   records<ActivationSpec>(activations, activation_count), capacity, passes),
+          gradients_(passes == Passes::backward ? network_.parameters() : 0) {}
 
     std::int64_t size(int what) const override { return what ? network_.statistics() : network_.parameters(); }
 
@@ -92,10 +94,7 @@ class LanesOf final : public Lanes {
     void evaluate(State state, Data data, std::int64_t count, double* losses, std::int64_t* wrong) override {
         network_.fix(static_cast<V*>(state.parameters), static_cast<V*>(state.running));
         for (int lane = 0; lane < n; lane++) losses[lane] = wrong[lane] = 0;
-        for (std::int64_t first = 0; first < count; first += network_.capacity()) {
-            const int batch = int(std::min<std::int64_t>(network_.capacity(), count - first));
-            network_.read(images(data), data.rows + first, data.stride, batch);
-            network_.forward(batch, static_cast<V*>(state.parameters));
+        each_batch(state, data, count, [&](std::int64_t first, int batch) {
             T sums[n];
             std::int64_t errors[n];
             network_.loss(batch, data.labels, data.rows + first, data.stride, sums, errors, false);
@@ -103,7 +102,7 @@ class LanesOf final : public Lanes {
                 losses[lane] += sums[lane];
                 wrong[lane] += errors[lane];
             }
-        }
+        });
     }
 
     // Running statistics as the average of so many batches of equal size, each weighing as much as it has images.
@@ -119,9 +118,52 @@ class LanesOf final : public Lanes {
         }
     }
 
+    // v'Hv of each image and lane, [image][lane], with the running statistics.
+    void forms(State state, Data data, std::int64_t count, const void* direction, void* forms) override {
+        Curvature<T>& curvature = curved(2);
+        aim(curvature, state, direction);
+        each_batch(state, data, count, [&](std::int64_t first, int batch) {
+            curvature.forms(batch, data.labels, data.rows + first, data.stride, static_cast<T*>(forms) + first * n);
+        });
+    }
+
+    // Hv of the loss summed over the images, [parameter][lane], with the running statistics.
+    void product(State state, Data data, std::int64_t count, const void* direction, void* product) override {
+        Curvature<T>& curvature = curved(1);
+        aim(curvature, state, direction);
+        V* out = static_cast<V*>(product);
+        std::memset(static_cast<void*>(out), 0, network_.parameters() * sizeof(V));
+        each_batch(state, data, count, [&](std::int64_t first, int batch) {
+            curvature.product(batch, data.labels, data.rows + first, data.stride, out);
+        });
+    }
+
   private:
     Network<T> network_;
     Buffer<T> gradients_;
+    std::unique_ptr<Curvature<T>> curvatures_[2];  // by order, made when they are asked for
+
+    Curvature<T>& curved(int order) {
+        auto& own = curvatures_[order - 1];
+        if (!own) own = std::make_unique<Curvature<T>>(network_, order);
+        return *own;
+    }
+
+    void aim(Curvature<T>& curvature, State state, const void* direction) {
+        network_.fix(static_cast<V*>(state.parameters), static_cast<V*>(state.running));
+        curvature.aim(static_cast<V*>(state.parameters), static_cast<const V*>(direction));
+    }
+
+    // Reads so many images, as many at a time as a pass holds, passes them forward, and calls body(first, count).
+    template <class Body>
+    void each_batch(State state, Data data, std::int64_t count, Body body) {
+        for (std::int64_t first = 0; first < count; first += network_.capacity()) {
+            const int batch = int(std::min<std::int64_t>(network_.capacity(), count - first));
+            network_.read(images(data), data.rows + first, data.stride, batch);
+            network_.forward(batch, static_cast<V*>(state.parameters));
+            body(first, batch);
+        }
+    }
 
     template <class Record>
     static std::vector<Record> records(const std::int32_t* from, int count) {
@@ -151,6 +193,7 @@ class LanesOf final : public Lanes {
 using lanes::Data;
 using lanes::Lanes;
 using lanes::LanesOf;
+using lanes::Passes;
 using lanes::State;
 
 extern "C" {
@@ -159,15 +202,15 @@ int lanes_count(int bytes) { return lanes::kRegisterBytes / bytes; }
 
 // Null if there is no memory for it, or no such network.
 void* lanes_create(int bytes, const std::int32_t* input, const std::int32_t* layers, int layer_count,
-                   const std::int32_t* activations, int activation_count, int capacity, int backward) {
+                   const std::int32_t* activations, int activation_count, int capacity, int passes) {
     try {
         std::unique_ptr<Lanes> made;
         if (bytes == 4)
             made = std::make_unique<LanesOf<float>>(input, layers, layer_count, activations, activation_count, capacity,
-                                                    backward != 0);
+                                                    Passes(passes));
         else
             made = std::make_unique<LanesOf<double>>(input, layers, layer_count, activations, activation_count,
-                                                     capacity, backward != 0);
+                                                     capacity, Passes(passes));
         return made.release();
     } catch (const std::exception&) {
         return nullptr;
@@ -187,6 +230,14 @@ void lanes_train(void* made, State state, Data data, int steps, int batch, const
 
 void lanes_evaluate(void* made, State state, Data data, std::int64_t images, double* losses, std::int64_t* wrong) {
     static_cast<Lanes*>(made)->evaluate(state, data, images, losses, wrong);
+}
+
+void lanes_forms(void* made, State state, Data data, std::int64_t images, const void* direction, void* forms) {
+    static_cast<Lanes*>(made)->forms(state, data, images, direction, forms);
+}
+
+void lanes_product(void* made, State state, Data data, std::int64_t images, const void* direction, void* product) {
+    static_cast<Lanes*>(made)->product(state, data, images, direction, product);
 }
 
 void lanes_recalibrate(void* made, State state, Data data, std::int64_t images, std::int64_t batches) {

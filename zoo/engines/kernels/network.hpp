@@ -20,6 +20,9 @@ namespace lanes {
 constexpr std::size_t kCacheBytes = 96 * 1024;  // what images in work may take of the second cache
 constexpr double kEpsilon = 1e-5;               // PyTorch's, added to variances
 
+// What a network is for: a backward pass keeps the gradients of all images for some layers, for curvature for all.
+enum class Passes { forward = 0, backward = 1, curvature = 2 };
+
 struct LayerSpec {
     std::int32_t source, inputs, outputs, kernel, stride, norm;
 };
@@ -93,10 +96,9 @@ class Network {
     using V = Vector<T>;
     static constexpr int lane_count = kLanes<T>;
 
-    // `input`: channels, height and width of an image; `capacity`: images of a pass at most; `backward`: whether
-    // gradients will be asked for.
+    // `input`: channels, height and width of an image; `capacity`: images of a pass at most; `passes`: what memory is for.
     Network(const std::int32_t input[3], const std::vector<LayerSpec>& layers,
-            const std::vector<ActivationSpec>& activations, int capacity, bool backward)
+            const std::vector<ActivationSpec>& activations, int capacity, Passes passes)
         : capacity_(capacity), layers_(layers.size()), activations_(activations.size()) {
         for (std::size_t j = 0; j < activations.size(); j++) static_cast<ActivationSpec&>(activations_[j]) = activations[j];
         for (std::size_t k = 0; k < layers.size(); k++) static_cast<LayerSpec&>(layers_[k]) = layers[k];
@@ -104,7 +106,7 @@ class Network {
         if (!head().flat) throw std::invalid_argument("the last layer has to be a linear map");
         lay_out();
         order_gradients();
-        allocate(backward);
+        allocate(passes);
     }
 
     int capacity() const { return capacity_; }
@@ -460,7 +462,8 @@ class Network {
         }
     }
 
-    void allocate(bool backward) {
+    void allocate(Passes passes) {
+        const bool backward = passes != Passes::forward;
         const std::size_t batch = capacity_;
         for (Activation<T>& own : activations_) {
             own.values = Buffer<T>(batch * own.image());
@@ -474,7 +477,7 @@ class Network {
             for (int c = 0; c < layer.outputs; c++)
                 layer.scale.data()[c] = layer.deviation.data()[c] = broadcast(T(1));
             if (!backward) continue;
-            const bool whole = layer.flat || &layer == &head();
+            const bool whole = layer.flat || passes == Passes::curvature;
             layer.delta = Buffer<T>((whole ? batch : std::min<std::size_t>(batch, chunk_of(layer.delta_image()))) *
                                     layer.delta_image());
             if (layer.source > 0) layer.turned = Buffer<T>(layer.weight_count());
