@@ -33,15 +33,41 @@ BUILDS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
 
 
 class State(ctypes.Structure):
-    """What a network in training goes on from; each a tensor [., lanes], or null."""
+    """What a network goes on from; each a tensor [., lanes], or null."""
 
     _fields_ = (("parameters", c_void_p), ("momentum", c_void_p), ("running", c_void_p))
+
+    @classmethod
+    def of(cls, parameters: Tensor, momentum: Tensor | None = None, running: Tensor | None = None) -> State:
+        """Of tensors that are contiguous and aligned, as torch makes them; they live as long as this does."""
+        held = (parameters, momentum, running)
+        made = cls(*(None if tensor is None else tensor.data_ptr() for tensor in held))
+        made._held = held
+        return made
 
 
 class Data(ctypes.Structure):
     """Images and labels of each lane, and which of them a call reads: rows[lane * stride + image]."""
 
-    _fields_ = (("images", POINTER(c_void_p)), ("labels", POINTER(c_void_p)), ("rows", c_void_p), ("stride", c_int64))
+    _fields_ = (
+        ("images", POINTER(c_void_p)),
+        ("labels", POINTER(c_void_p)),
+        ("rows", c_void_p),
+        ("stride", c_int64),
+    )
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor], labels: Sequence[Tensor], rows: Tensor) -> Data:
+        """Of each lane's images [N, ...] and labels [N], and rows [lanes, ...] of them; they live as long as this."""
+        made = cls(_pointers(images), _pointers(labels), rows.data_ptr(), rows[0].numel())
+        made._held = (images, labels, rows)
+        return made
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        raise ValueError("the images or labels of a lane are not contiguous; call contiguous() on them")
+    return (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -52,6 +78,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lanes_order": (None, [c_void_p, c_void_p]),
     "lanes_train": (None, [c_void_p, State, Data, c_int, c_int, *[c_void_p] * 6]),
     "lanes_evaluate": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
+    "lanes_bend": (None, [c_void_p, c_void_p, State, Data, c_int, c_int, c_void_p, c_void_p, c_double, c_double]),
     "lanes_forms": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
     "lanes_product": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
     "lanes_recalibrate": (None, [c_void_p, State, Data, c_int64, c_int64]),
@@ -159,13 +186,3 @@ def _record(activation: Activation) -> tuple[int, ...]:
 
 def _integers(values: Sequence[int]) -> Any:
     return (c_int32 * len(values))(*values)
-
-
-def pointers(tensors: Sequence[Tensor]) -> Any:
-    """An array of pointers to the tensors, which have to outlive it."""
-    return (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-
-
-def doubles(values: Sequence[float]) -> Any:
-    """An array of doubles."""
-    return (c_double * len(values))(*values)

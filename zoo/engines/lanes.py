@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo.config import TrainConfig
 from zoo.datasets import Split
 from zoo.engines import Progress
-from zoo.engines.lane_library import Data, Network, State, doubles, pointers
+from zoo.engines.lane_library import Data, Network, State
 from zoo.engines.lane_network import Description, describe, flat
 from zoo.snapshots import below, prefixed
 
@@ -106,10 +106,10 @@ class _Group:
         for lane, own in enumerate(lanes):
             self.put(lane, own.start, {})
         self.live = torch.tensor([1.0] * len(models) + [0.0] * idle, dtype=torch.float64)
-        self._images = pointers([lane.data.images for lane in lanes])
-        self._labels = pointers([lane.data.labels for lane in lanes])
-        self._inertia = doubles([lane.config.momentum for lane in lanes])
-        self._decays = doubles([lane.config.weight_decay for lane in lanes])
+        self._images = [lane.data.images for lane in lanes]
+        self._labels = [lane.data.labels for lane in lanes]
+        self._inertia = torch.tensor([lane.config.momentum for lane in lanes], dtype=torch.float64)
+        self._decays = torch.tensor([lane.config.weight_decay for lane in lanes], dtype=torch.float64)
 
     def advance(self, batches: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
         """Take S steps.
@@ -133,8 +133,8 @@ class _Group:
             rows, own_rates = self._of_all_lanes(batches), self._of_all_lanes(rates.double())
             self._network.call(
                 "train",
-                State(*(own.data_ptr() for own in (self._parameters, self._momentum, self._running))),
-                Data(self._images, self._labels, rows.data_ptr(), steps * size),
+                State.of(self._parameters, self._momentum, self._running),
+                Data.of(self._images, self._labels, rows),
                 *(steps, size, own_rates, self._inertia, self._decays, self.live, losses, wrong),
             )
             self._batches += losses.isfinite().sum(1)

@@ -35,6 +35,8 @@ class Lanes {
                        const double* decays, double* live, double* losses, std::int64_t* wrong) = 0;
     virtual void evaluate(State state, Data data, std::int64_t images, double* losses, std::int64_t* wrong) = 0;
     virtual void recalibrate(State state, Data data, std::int64_t images, std::int64_t batches) = 0;
+    virtual void bend(const void* ends, State state, Data data, int steps, int batch, const double* shares,
+                      const double* rates, double momentum, double decay) = 0;
     virtual void forms(State state, Data data, std::int64_t images, const void* direction, void* forms) = 0;
     virtual void product(State state, Data data, std::int64_t images, const void* direction, void* product) = 0;
 };
@@ -118,6 +120,35 @@ class LanesOf final : public Lanes {
         }
     }
 
+    // SGD of the bend of a path from one model to another at given points of it (Garipov et al., NeurIPS 2018): `ends`
+    // are start and end, `shares` [lane][step][start, bend, end], `rates` [step]. Weight decay is of the path's weights.
+    void bend(const void* ends, State state, Data data, int steps, int batch, const double* shares, const double* rates,
+              double momentum, double decay) override {
+        const std::size_t size = network_.parameters();
+        const V *start = static_cast<const V*>(ends), *end = start + size;
+        V *middle = static_cast<V*>(state.parameters), *velocity = static_cast<V*>(state.momentum);
+        Buffer<T> weights(size), running(network_.statistics());
+        for (int step = 0; step < steps; step++) {
+            const double* own = shares + std::ptrdiff_t(step) * 3;
+            const std::ptrdiff_t lane = std::ptrdiff_t(steps) * 3;
+            const V first = gather(own, lane), share = gather(own + 1, lane), last = gather(own + 2, lane);
+            V* w = weights.data();
+            for (std::size_t i = 0; i < size; i++) w[i] = first * start[i] + share * middle[i] + last * end[i];
+            const std::int64_t* rows = data.rows + std::int64_t(step) * batch;
+            network_.read(images(data), rows, data.stride, batch);
+            network_.forward(batch, w, running.data(), V{});
+            T sums[n];
+            std::int64_t errors[n];
+            network_.loss(batch, data.labels, rows, data.stride, sums, errors, true);
+            network_.backward(batch, w, gradients_.data(), true);
+            const V* gradients = gradients_.data();
+            for (std::size_t i = 0; i < size; i++) {
+                velocity[i] = T(momentum) * velocity[i] + share * (gradients[i] + T(decay) * w[i]);
+                middle[i] -= T(rates[step]) * velocity[i];
+            }
+        }
+    }
+
     // v'Hv of each image and lane, [image][lane], with the running statistics.
     void forms(State state, Data data, std::int64_t count, const void* direction, void* forms) override {
         Curvature<T>& curvature = curved(2);
@@ -157,8 +188,9 @@ class LanesOf final : public Lanes {
     // Reads so many images, as many at a time as a pass holds, passes them forward, and calls body(first, count).
     template <class Body>
     void each_batch(State state, Data data, std::int64_t count, Body body) {
-        for (std::int64_t first = 0; first < count; first += network_.capacity()) {
-            const int batch = int(std::min<std::int64_t>(network_.capacity(), count - first));
+        const int most = network_.images_in_cache();
+        for (std::int64_t first = 0; first < count; first += most) {
+            const int batch = int(std::min<std::int64_t>(most, count - first));
             network_.read(images(data), data.rows + first, data.stride, batch);
             network_.forward(batch, static_cast<V*>(state.parameters));
             body(first, batch);
@@ -230,6 +262,11 @@ void lanes_train(void* made, State state, Data data, int steps, int batch, const
 
 void lanes_evaluate(void* made, State state, Data data, std::int64_t images, double* losses, std::int64_t* wrong) {
     static_cast<Lanes*>(made)->evaluate(state, data, images, losses, wrong);
+}
+
+void lanes_bend(void* made, const void* ends, State state, Data data, int steps, int batch, const double* shares,
+                const double* rates, double momentum, double decay) {
+    static_cast<Lanes*>(made)->bend(ends, state, data, steps, batch, shares, rates, momentum, decay);
 }
 
 void lanes_forms(void* made, State state, Data data, std::int64_t images, const void* direction, void* forms) {

@@ -347,6 +347,13 @@ class Network {
         body(frame, first);
     }
 
+    // Images of a pass that nothing makes larger: no more than stay in the cache from one layer to the next.
+    int images_in_cache() const {
+        std::size_t vectors = 0;
+        for (const Layer<T>& layer : layers_) vectors = std::max(vectors, layer.image());
+        return std::min(capacity_, std::max(4, chunk_of(vectors)));
+    }
+
     // Images of a network with so much of the cache for each: as many as stay in it together.
     static int chunk_of(std::size_t vectors) {
         return std::max<int>(1, int(kCacheBytes / (vectors * sizeof(V))));

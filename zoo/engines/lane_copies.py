@@ -1,0 +1,243 @@
+"""Copies of one model side by side in lanes, each with its own weights: evaluated, calibrated, and differentiated.
+
+What measures a model's landscape asks for many models of one architecture at once: the model at several points of a
+path, under several draws of noise, along several directions; or for one model on many images, which the lanes share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo.engines.lane_library import Data, Network, Passes, State, library
+from zoo.engines.lane_network import Description, UnsupportedModelError, describe
+
+if TYPE_CHECKING:
+    from zoo.datasets import Split
+
+CURVATURE_IMAGES = 8
+"""Images of a pass that takes second derivatives: as many as stay in the cache with all that is kept of them."""
+
+
+class Scores(NamedTuple):
+    """Of each copy [K] the mean loss in nats and the share of misclassified images in percent, float64."""
+
+    loss: Tensor
+    error: Tensor
+
+
+class Steps(NamedTuple):
+    """Steps of SGD on batches of one size.
+
+    Attributes:
+        rows: Images of each copy's batches, [K, S, B].
+        shares: Coefficients of start, bend and end at each copy's point of its path, [K, S, 3].
+        rates: Learning rates [S].
+    """
+
+    rows: Tensor
+    shares: Tensor
+    rates: Tensor
+
+
+class LaneCopies:
+    """Copies of a model, known by their parameters: vectors [P] in the order of the model's parameters.
+
+    What a copy gets does not depend on the others, to the bit.
+
+    Attributes:
+        lanes: Copies that are computed at once.
+        size: Number of parameters of a copy, P.
+    """
+
+    def __init__(
+        self, made: Description, model: nn.Module, capacity: int, passes: Passes = Passes.FORWARD
+    ) -> None:
+        """Lay out the copies.
+
+        Args:
+            made: What lanes are to compute: `describe` of the model.
+            model: The model; it has to stay as it is.
+            capacity: Images of a pass that trains or calibrates, at most.
+            passes: What is to be done with the copies.
+        """
+        named = dict(model.named_parameters())
+        self._dtype = next(iter(named.values())).dtype
+        self._network = Network(made, capacity, self._dtype, passes)
+        self.lanes, self.size = self._network.lanes, len(self._network.places)
+        ends = torch.tensor([parameter.numel() for parameter in named.values()]).cumsum(0).tolist()
+        places = {
+            name: torch.arange(end - parameter.numel(), end)
+            for (name, parameter), end in zip(named.items(), ends, strict=True)
+        }
+        self._order = torch.cat([places[name] for name in made.parameters()])[self._network.places]
+        buffers = dict(model.named_buffers())
+        running = [buffers[name] for name in made.statistics()]
+        self._running = torch.cat(running) if running else torch.empty(0, dtype=self._dtype)
+
+    def evaluate(self, weights: Tensor, split: Split) -> Scores:
+        """Losses and errors of copies in eval mode, with the running statistics of the model.
+
+        Args:
+            weights: [K, P].
+            split: Images [N, C, H, W], which all see, and labels [N], or [K, N] of each.
+        """
+        scores = []
+        for own, count in self._groups(len(weights)):
+            state = State.of(self._columns(weights[own]), None, self._columns_of_statistics())
+            scores.append(self._scores(state, self._data(split, own), len(split.images), count))
+        return Scores(*torch.cat(scores, dim=1))
+
+    def evaluate_calibrated(
+        self, weights: Tensor, calibration: Tensor, batch_size: int, splits: Iterable[Split]
+    ) -> list[Scores]:
+        """The same with statistics that are made anew for each copy, as `recalibrate_batch_norm` makes them.
+
+        Args:
+            weights: [K, P].
+            calibration: Images [N, C, H, W] to take the statistics from.
+            batch_size: Images a batch of those, at most.
+            splits: What to evaluate on.
+
+        Returns:
+            The scores on each split.
+        """
+        sides = list(splits)
+        found: list[list[Tensor]] = [[] for _ in sides]
+        count, labels = len(calibration), torch.zeros(len(calibration), dtype=torch.int64)
+        for own, copies in self._groups(len(weights)):
+            running = torch.zeros(self._network.statistics, self.lanes, dtype=self._dtype)
+            state = State.of(self._columns(weights[own]), None, running)
+            if self._network.statistics:
+                data = self._data(type(sides[0])(calibration, labels), own)
+                self._network.call("recalibrate", state, data, count, -(-count // batch_size))
+            for side, scores in zip(sides, found, strict=True):
+                scores.append(self._scores(state, self._data(side, own), len(side.images), copies))
+        return [Scores(*torch.cat(scores, dim=1)) for scores in found]
+
+    def train_bends(
+        self, points: Tensor, split: Split, course: Iterable[Steps], momentum: float, weight_decay: float
+    ) -> Tensor:
+        """Train the bends of paths by SGD at given points of them.
+
+        Args:
+            points: Start, bend and end of each path, [3, K, P].
+            split: Images [N, C, H, W], and labels [K, N] of each path.
+            course: The steps, in their order.
+            momentum: Heavy-ball momentum.
+            weight_decay: L2 coefficient, on the path's weights.
+
+        Returns:
+            The bends [K, P].
+        """
+        steps, bends = list(course), []
+        for own, copies in self._groups(points.shape[1]):
+            start, bend, end = (self._columns(part[own]) for part in points)
+            ends, state = torch.stack([start, end]), State.of(bend, torch.zeros_like(bend))
+            for part in steps:
+                rows = self._filled(part.rows[own])
+                data = Data.of(*self._of_lanes(split, own), rows)
+                shares, rates = self._filled(part.shares[own].double()), part.rates.double().contiguous()
+                _, count, size = rows.shape
+                self._network.call(
+                    "bend", ends, state, data, count, size, shares, rates, momentum, weight_decay
+                )
+            bends.append(self._vectors(bend)[:copies])
+        return torch.cat(bends)
+
+    def forms(self, weights: Tensor, directions: Tensor, split: Split) -> Tensor:
+        r"""$v^\top H_i v$ of each image's loss at a model's weights.
+
+        Args:
+            weights: [P].
+            directions: v, [m, P].
+            split: N images and their labels.
+
+        Returns:
+            [m, N].
+        """
+        forms, images = [], len(split.images)
+        for own, count in self._groups(len(directions)):
+            at = self._columns(weights.expand(count, -1))
+            state = State.of(at, None, self._columns_of_statistics())
+            found = torch.empty(images, self.lanes, dtype=self._dtype)
+            self._network.call(
+                "forms", state, self._data(split, own), images, self._columns(directions[own]), found
+            )
+            forms.append(found.T[:count])
+        return torch.cat(forms)
+
+    def product(self, weights: Tensor, vector: Tensor, split: Split) -> Tensor:
+        r"""$Hv$ of the mean loss at a model's weights [P] and a vector [P]; the lanes share the images."""
+        images, total = len(split.images), torch.zeros(self.size, dtype=self._dtype)
+        at = self._columns(weights.expand(self.lanes, -1))
+        along = self._columns(vector.expand(self.lanes, -1))
+        state, order = State.of(at, None, self._columns_of_statistics()), torch.arange(images)
+        even = images // self.lanes * self.lanes
+        for rows in (order[:even].view(self.lanes, -1), order[even:].view(-1, 1)):
+            if rows.numel():
+                found = torch.empty_like(at)
+                data = Data.of(*self._of_lanes(split, slice(0, self.lanes)), self._filled(rows))
+                self._network.call("product", state, data, rows.shape[1], along, found)
+                total += found[:, : len(rows)].sum(1)
+        return torch.empty_like(total).index_copy_(0, self._order, total) / images
+
+    def _groups(self, copies: int) -> Iterator[tuple[slice, int]]:
+        """As many copies at a time as there are lanes."""
+        for first in range(0, copies, self.lanes):
+            count = min(self.lanes, copies - first)
+            yield slice(first, first + count), count
+
+    def _scores(self, state: State, data: Data, images: int, copies: int) -> Tensor:
+        losses = torch.empty(self.lanes, dtype=torch.float64)
+        wrong = torch.empty(self.lanes, dtype=torch.int64)
+        self._network.call("evaluate", state, data, images, losses, wrong)
+        return torch.stack([losses, 100.0 * wrong])[:, :copies] / images
+
+    def _columns(self, vectors: Tensor) -> Tensor:
+        """Vectors [K, P] as parameters [P, lanes]; idle lanes are as the first."""
+        return self._filled(vectors.to(self._dtype)).T[self._order].contiguous()
+
+    def _columns_of_statistics(self) -> Tensor:
+        return self._running.unsqueeze(1).expand(-1, self.lanes).contiguous()
+
+    def _vectors(self, columns: Tensor) -> Tensor:
+        """Parameters [P, lanes] as vectors [lanes, P]."""
+        return torch.empty_like(columns).index_copy_(0, self._order, columns).T.contiguous()
+
+    def _filled(self, values: Tensor) -> Tensor:
+        """Values [K, ...] for all lanes."""
+        idle = self.lanes - len(values)
+        return torch.cat([values, values[:1].expand(idle, *values.shape[1:])]).contiguous()
+
+    def _of_lanes(self, split: Split, own: slice) -> tuple[list[Tensor], list[Tensor]]:
+        """Images and labels of each lane."""
+        images = split.images.to(self._dtype).contiguous()
+        labels = split.labels.contiguous()
+        rows = [labels] if labels.dim() == 1 else list(labels[own])
+        return [images] * self.lanes, (rows + [rows[0]] * self.lanes)[: self.lanes] if len(rows) > 1 else rows * self.lanes
+
+    def _data(self, split: Split, own: slice) -> Data:
+        """All images of a split for every lane."""
+        return Data.of(*self._of_lanes(split, own), torch.arange(len(split.images)).expand(self.lanes, -1).contiguous())
+
+
+def described(model: nn.Module, images: Tensor) -> Description | None:
+    """What lanes would compute for a model on the CPU; None where they do not know it, or there are no kernels.
+
+    Args:
+        model: Any module.
+        images: Some images of its, [N, C, H, W].
+    """
+    parameters = list(model.parameters())
+    plain = all(p.requires_grad and p.dtype in (torch.float32, torch.float64) for p in parameters)
+    one = len({(p.device.type, p.dtype) for p in parameters}) == 1 and parameters[0].device.type == "cpu"
+    if not (plain and one) or library() is None:
+        return None
+    try:
+        return describe(model, (images.shape[1], images.shape[2], images.shape[3]))
+    except UnsupportedModelError:
+        return None
