@@ -18,6 +18,9 @@ from zoo.engines.lane_network import Description, UnsupportedModelError, describ
 if TYPE_CHECKING:
     from zoo.datasets import Split
 
+MOST_CHANNELS = 128
+"""Channels of a layer up to which lanes are faster than one model after another, in second derivatives and paths."""
+
 CURVATURE_IMAGES = 8
 """Images of a pass that takes second derivatives: as many as stay in the cache with all that is kept of them."""
 
@@ -215,10 +218,9 @@ class LaneCopies:
 
     def _of_lanes(self, split: Split, own: slice) -> tuple[list[Tensor], list[Tensor]]:
         """Images and labels of each lane."""
-        images = split.images.to(self._dtype).contiguous()
-        labels = split.labels.contiguous()
-        rows = [labels] if labels.dim() == 1 else list(labels[own])
-        return [images] * self.lanes, (rows + [rows[0]] * self.lanes)[: self.lanes] if len(rows) > 1 else rows * self.lanes
+        images, labels = split.images.to(self._dtype).contiguous(), split.labels.contiguous()
+        rows = [labels] * self.lanes if labels.dim() == 1 else list(labels[own])
+        return [images] * self.lanes, rows + rows[:1] * (self.lanes - len(rows))
 
     def _data(self, split: Split, own: slice) -> Data:
         """All images of a split for every lane."""
@@ -226,7 +228,7 @@ class LaneCopies:
 
 
 def described(model: nn.Module, images: Tensor) -> Description | None:
-    """What lanes would compute for a model on the CPU; None where they do not know it, or there are no kernels.
+    """What lanes are to compute for a model: None where they do not know it, are not there, or are not faster.
 
     Args:
         model: Any module.
@@ -235,9 +237,10 @@ def described(model: nn.Module, images: Tensor) -> Description | None:
     parameters = list(model.parameters())
     plain = all(p.requires_grad and p.dtype in (torch.float32, torch.float64) for p in parameters)
     one = len({(p.device.type, p.dtype) for p in parameters}) == 1 and parameters[0].device.type == "cpu"
-    if not (plain and one) or library() is None:
+    if not (plain and one) or images.dim() != 4 or library() is None:
         return None
     try:
-        return describe(model, (images.shape[1], images.shape[2], images.shape[3]))
+        made = describe(model, (images.shape[1], images.shape[2], images.shape[3]))
     except UnsupportedModelError:
         return None
+    return made if max(layer.outputs for layer in made.layers[:-1] or made.layers) <= MOST_CHANNELS else None

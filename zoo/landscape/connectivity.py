@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.engines.lane_copies import LaneCopies, Steps, described
+from zoo.engines.lane_library import Passes
 from zoo.landscape.evaluation import recalibrate_batch_norm, subset
 from zoo.landscape.stacked import StackedModel, can_be_stacked
 from zoo.landscape.weights import flat_pair, flat_weights
 
 if TYPE_CHECKING:
     from zoo.datasets import Split
+    from zoo.engines.lane_network import Description
 
 Form = Literal["bezier", "polygon", "line"]
 
@@ -147,6 +151,8 @@ def errors_of_curves(
     """
     points = [_control_points(pair, recipe) for pair in pairs]
     device = points[0].device
+    if (made := described(pairs[0].first, train.images)) is not None:
+        return _errors_in_lanes(made, pairs[0].first, points, train, validation, recipe, generators)
     found: list[PathErrors] = []
     for lanes in stacks(pairs[0].first, len(pairs), train.images[:SAMPLE].to(device)):
         model = StackedModel(pairs[0].first, len(lanes))
@@ -210,9 +216,8 @@ def train_bends(
     """
     if recipe.form == "line":
         return 0, 0
-    schedules = [list(batch_schedule(len(train.images), recipe, generator)) for generator in generators]
-    draws = [torch.rand(len(schedules[0]), generator=generator) for generator in generators]
-    shares = coefficients(recipe.form, torch.stack(draws)).to(points)
+    schedules, shares = _courses(len(train.images), recipe, generators)
+    shares = shares.to(points)
     bend, velocity = points[1], model.gradient.zero_()
     model.module.train()
     for step, batches in enumerate(zip(*schedules, strict=True)):
@@ -228,6 +233,59 @@ def train_bends(
         losses.view(len(rows), -1).mean(1).backward(shares[:, step, 1])
         bend.sub_(velocity, alpha=batches[0][1])
     return len(schedules[0]), sum(len(indices) for indices, _ in schedules[0])
+
+
+def _courses(
+    count: int, recipe: CurveRecipe, generators: Sequence[torch.Generator]
+) -> tuple[list[list[tuple[Tensor, float]]], Tensor]:
+    """Of each pair the batches and learning rates, and the coefficients [K, S, 3] of its random points."""
+    schedules = [list(batch_schedule(count, recipe, generator)) for generator in generators]
+    draws = [torch.rand(len(schedules[0]), generator=generator) for generator in generators]
+    return schedules, coefficients(recipe.form, torch.stack(draws))
+
+
+def _errors_in_lanes(
+    made: Description,
+    model: nn.Module,
+    points: Sequence[Tensor],
+    train: Split,
+    validation: Split,
+    recipe: CurveRecipe,
+    generators: Sequence[torch.Generator],
+) -> list[PathErrors]:
+    """`errors_of_curves` with a pair in each lane."""
+    paths, pairs = torch.stack(list(points), dim=1), len(points)
+    steps = seen = 0
+    if recipe.form != "line":
+        streams = [_copy(generator) for generator in generators]
+        schedules, shares = _courses(len(train.images), recipe, streams)
+        steps, seen = len(schedules[0]), sum(len(rows) for rows, _ in schedules[0])
+        copies = LaneCopies(made, model, recipe.batch_size, Passes.BACKWARD)
+        course = _steps(schedules, shares)
+        paths[1] = copies.train_bends(paths, train, course, recipe.momentum, recipe.weight_decay)
+    sides = _evaluated(train, recipe), _evaluated(validation, recipe)
+    weights = torch.einsum("tc,ckp->tkp", coefficients(recipe.form, torch.tensor(TIMES)).to(paths), paths)
+    own = [_of_lanes(side, range(pairs), paths.device) for side in sides]
+    repeated = [side._replace(labels=side.labels.repeat(len(TIMES), 1)) for side in own]
+    copies = LaneCopies(made, model, min(recipe.recalibration_batch, len(sides[0].images)))
+    scores = copies.evaluate_calibrated(
+        weights.flatten(0, 1), sides[0].images, recipe.recalibration_batch, repeated
+    )
+    by_side = [torch.stack(score, dim=-1).view(len(TIMES), pairs, 2) for score in scores]
+    said = torch.stack(by_side, dim=1)
+    said[..., 1] = torch.where(said[..., 0].isfinite(), said[..., 1], math.nan)
+    return _path_errors(said, sides, steps, seen)
+
+
+def _steps(schedules: Sequence[Sequence[tuple[Tensor, float]]], shares: Tensor) -> Iterator[Steps]:
+    """The steps of all pairs, those of one batch size together."""
+    sizes = [len(rows) for rows, _ in schedules[0]]
+    for size, group in groupby(range(len(sizes)), key=sizes.__getitem__):
+        which = list(group)
+        first, last = which[0], which[-1] + 1
+        rows = torch.stack([torch.cat([rows for rows, _ in own[first:last]]) for own in schedules])
+        rates = torch.tensor([rate for _, rate in schedules[0][first:last]], dtype=torch.float64)
+        yield Steps(rows.view(len(schedules), -1, size), shares[:, first:last], rates)
 
 
 def errors_along(
@@ -251,29 +309,34 @@ def errors_along(
         seen: Images that they took.
     """
     sides = _evaluated(train, recipe), _evaluated(validation, recipe)
-    said = []  # by time, side and lane: loss and error
+    said = []
     for weights in coefficients(recipe.form, torch.tensor(TIMES)).to(points):
         torch.mv(points.T, weights, out=model.weights)
         recalibrate_batch_norm(model.module, sides[0].images, recipe.recalibration_batch, model.count)
-        said.append([_scores(model, side) for side in sides])
+        said.append(torch.stack([_scores(model, side) for side in sides]))
+    return _path_errors(torch.stack(said), sides, steps, seen)
+
+
+def _path_errors(said: Tensor, sides: tuple[Split, Split], steps: int, seen: int) -> list[PathErrors]:
+    """Of each pair what was said of it: losses and errors [time, side, pair, 2]."""
     counts = len(sides[0].images), len(sides[1].images)
     passes = float(3 * seen + len(TIMES) * (2 * counts[0] + counts[1]))
 
-    def along(side: int, lane: int, which: int) -> tuple[float, ...]:
-        return tuple(time[side][lane][which] for time in said)
+    def along(side: int, pair: int, which: int) -> tuple[float, ...]:
+        return tuple(said[:, side, pair, which].tolist())
 
     return [
         PathErrors(
-            train=along(0, lane, 1),
-            validation=along(1, lane, 1),
-            train_loss=along(0, lane, 0),
-            validation_loss=along(1, lane, 0),
+            train=along(0, pair, 1),
+            validation=along(1, pair, 1),
+            train_loss=along(0, pair, 0),
+            validation_loss=along(1, pair, 0),
             train_images=counts[0],
             validation_images=counts[1],
             steps=steps,
             sample_passes=passes,
         )
-        for lane in range(model.count)
+        for pair in range(said.shape[2])
     ]
 
 
@@ -351,8 +414,8 @@ def _copy(generator: torch.Generator) -> torch.Generator:
 
 
 @torch.no_grad()
-def _scores(model: StackedModel, split: Split) -> list[tuple[float, float]]:
-    """Loss and error in percent of each model in eval mode; NaN where the outputs are not finite."""
+def _scores(model: StackedModel, split: Split) -> Tensor:
+    """Loss and error in percent [K, 2] of each model in eval mode; NaN where the outputs are not finite."""
     losses, wrong = [], []
     size = max(1, IMAGES_AT_ONCE // model.count)
     for images, labels in zip(split.images.split(size), split.labels.split(size, dim=1), strict=True):
@@ -363,7 +426,7 @@ def _scores(model: StackedModel, split: Split) -> list[tuple[float, float]]:
     loss = torch.stack(losses).sum(0) / len(split.images)
     error = 100 * torch.stack(wrong).sum(0).double() / len(split.images)
     error = torch.where(loss.isfinite(), error, math.nan)  # the largest of such outputs means nothing
-    return list(zip(loss.tolist(), error.tolist(), strict=True))
+    return torch.stack([loss, error], dim=1).cpu()
 
 
 def _evaluated(split: Split, recipe: CurveRecipe) -> Split:

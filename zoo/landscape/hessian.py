@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.datasets import Split
+from zoo.engines.lane_copies import CURVATURE_IMAGES, LaneCopies, described
+from zoo.engines.lane_library import Passes
 from zoo.landscape.evaluation import device_of, evaluation_mode
 from zoo.landscape.jet import UnsupportedFunctionError
 from zoo.landscape.taylor import second_derivatives
-from zoo.landscape.weights import flatten, trainable
+from zoo.landscape.weights import flat_weights, flatten, trainable
 
 GRADIENT_PASSES = 3
 """Cost an image of a gradient, in forward passes: one forward and a backward pass."""
@@ -63,10 +66,11 @@ class Forms(NamedTuple):
 class HessianOperator:
     r"""The Hessian $H = \nabla^2 L(\theta)$ of the mean loss over some images, known by what it does to vectors.
 
-    Products $Hv = \nabla (\nabla L^\top v)$ by double backward (Pearlmutter, Fast Exact Multiplication by the
-    Hessian, 1994), on a graph of the gradient that is built with the first product and kept. Forms
-    $z^\top H z$ by Taylor series, several at once and for each image (`zoo.landscape.taylor`), or by double
-    backward on groups of images where the model uses a function without a Taylor rule.
+    Products $Hv = \nabla (\nabla L^\top v)$ by Pearlmutter's R-operator (Fast Exact Multiplication by the Hessian,
+    1994): in lanes of images where these know the model (`zoo.engines.lane_copies`), else by double backward, on a
+    graph of the gradient that is built with the first product and kept. Forms $z^\top H z$ by Taylor series, several
+    at once and for each image: in lanes of directions, else by `zoo.landscape.taylor`, or by double backward on
+    groups of images where the model uses a function without a Taylor rule.
 
     The model is in eval mode, so BatchNorm is an affine map with fixed statistics; $\theta$ are the trainable
     parameters. It must not change while the operator is in use.
@@ -104,10 +108,18 @@ class HessianOperator:
             raise ValueError("the Hessian of the loss over 0 images is undefined; give at least 1")
         self.device = device_of(model)
         self._model, self._loss = model, loss
-        self._data = images.to(self.device), labels.to(self.device)
+        self._data = Split(images.to(self.device), labels.to(self.device))
         self.size, self.images = sum(p.numel() for p in self._parameters), len(images)
         self.dtype = self._parameters[0].dtype
         self.taylor = True
+
+    @cached_property
+    def _lanes(self) -> LaneCopies | None:
+        """The model in lanes; None where they do not know it."""
+        made = described(self._model, self._data[0]) if self._loss is F.cross_entropy else None
+        if made is None:
+            return None
+        return LaneCopies(made, self._model, min(CURVATURE_IMAGES, self.images), Passes.CURVATURE)
 
     @cached_property
     def _gradient(self) -> Tensor:
@@ -129,6 +141,8 @@ class HessianOperator:
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """The product with a vector [P], as a vector [P]."""
+        if self._lanes is not None:
+            return self._lanes.product(flat_weights(self._model), vector, self._data)
         return self._product(self._gradient, vector)
 
     def forms(self, directions: Tensor) -> Forms:
@@ -149,6 +163,8 @@ class HessianOperator:
         )
 
     def _taylor_forms(self, directions: Tensor) -> Tensor:
+        if self._lanes is not None:
+            return self._lanes.forms(flat_weights(self._model), directions, self._data).double()
         values = self._data[0][0].numel() * len(directions)
         images = max(SMALLEST_CHUNK, CHUNK.get(self.device.type, CHUNK["cpu"]) // values)
         parts = zip(*(part.split(images) for part in self._data), strict=True)

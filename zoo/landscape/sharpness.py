@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.datasets import Split
+from zoo.engines.lane_copies import LaneCopies, described
 from zoo.landscape.estimate import NOT_FINITE, Estimate, mean_and_standard_error
 from zoo.landscape.gradients import Loss, mean_gradient
 from zoo.landscape.hessian import GRADIENT_PASSES
@@ -146,13 +150,15 @@ def random_sharpness(
         raise ValueError(f"draws is {draws}; the mean rise takes at least 1")
     if not len(images):
         raise ValueError("the sharpness of the loss over 0 images is undefined; give at least 1")
-    flat, scale = FlatModel(model), perturbation_scale(model, relative).mul_(deviation)
-    centre, rises = flat.weights.clone(), []
-    before = _mean_loss(flat.module, images, labels, loss, batch_size)
-    for _ in range(draws if math.isfinite(before) else 1):
-        noise = torch.randn(len(centre), generator=generator).to(centre)
-        torch.addcmul(centre, scale, noise, out=flat.weights)
-        rises.append(_mean_loss(flat.module, images, labels, loss, batch_size) - before)
+    centre, scale = flat_weights(model), perturbation_scale(model, relative).mul_(deviation)
+
+    def around() -> Iterator[Tensor]:
+        for _ in range(draws):
+            yield torch.addcmul(centre, scale, torch.randn(len(centre), generator=generator).to(centre))
+
+    data = Split(images, labels)
+    before, *after = _losses_at(chain([centre], around()), model, data, loss, batch_size)
+    rises = [value - before for value in after]
     value, standard_error = mean_and_standard_error(rises)
     return Estimate(
         value=value,
@@ -181,6 +187,22 @@ def _filter_size(parameter: Tensor) -> Tensor:
         .view(-1, *[1] * (parameter.dim() - 1))
         .expand_as(parameter)
     )
+
+
+def _losses_at(
+    points: Iterator[Tensor], model: nn.Module, data: Split, loss: Loss, batch_size: int
+) -> Iterator[float]:
+    """The loss of the model at each of the weights [P]; as many at a time as lanes take, where these know the model."""
+    made = described(model, data.images) if loss is F.cross_entropy else None
+    if made is None:
+        flat = FlatModel(model)
+        for point in points:
+            flat.weights.copy_(point)
+            yield _mean_loss(flat.module, *data, loss, batch_size)
+        return
+    copies = LaneCopies(made, model, min(batch_size, len(data.images)))
+    while several := list(islice(points, copies.lanes)):
+        yield from copies.evaluate(torch.stack(several), data).loss.tolist()
 
 
 @torch.no_grad()
