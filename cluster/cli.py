@@ -27,7 +27,7 @@ from cluster.terminal import (
     stop,
 )
 from zoo import __version__, open_zoo
-from zoo.stacks import SNAPSHOT_SECONDS, STACK_SIZE
+from zoo.stacks import SNAPSHOT_SECONDS
 from zoo.storage import Folder
 
 if TYPE_CHECKING:
@@ -89,9 +89,13 @@ def build(
     data_dir: DataDir = None,
     address: Address = None,
     workers: Workers = None,
-    stack_size: Annotated[int, typer.Option(min=1, help="Most runs that train together in one task.")] = (
-        STACK_SIZE
-    ),
+    stack_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most runs that train together in one task; chosen by what a run costs."),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="loop or lanes; for each stack the faster one if not given.")
+    ] = None,
     device: Device = "cpu",
     gpu_share: GpuShare = GPU_SHARE,
     patience: Patience = 0.0,
@@ -116,7 +120,7 @@ def build(
         import_modules(modules or [])
         parsed = read_spec(spec)
         if dry_run:
-            show(estimate(parsed, data_dir, stack_size), as_json)
+            show(estimate(parsed, data_dir, stack_size, engine), as_json)
             return
         if out is None:
             raise typer.BadParameter("missing: give the folder of the zoo, or --dry-run", param_hint="--out")
@@ -129,6 +133,7 @@ def build(
                 executor,
                 data_dir=data_dir,
                 stack_size=stack_size,
+                engine=engine,
                 device=device,
                 snapshot_seconds=snapshot_seconds,
                 only=only,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +18,18 @@ from cluster.progress import Progress
 from cluster.resources import Estimates, size_of
 from cluster.status_file import StatusFile
 from zoo import fragments, stages, tables
+from zoo.config import TrainConfig
+from zoo.costs import costs_of
 from zoo.fragments import FAILED, Measurement, TrainedRun
 from zoo.landscape.measure import functions_of
 from zoo.measurements import MeasureJob, Wanted, plan_measurements
 from zoo.models import image_shape
 from zoo.plan import CONFIGS, Plan, make_plan, refuse_release, wanted_functions, write_plan
+from zoo.planner import Planner
 from zoo.reader import Zoo, open_zoo
 from zoo.snapshots import drop_all
 from zoo.spec import METRIC_RECIPES, ZooSpec, parse_spec
-from zoo.stacks import SNAPSHOT_SECONDS, STACK_SIZE, Stack
+from zoo.stacks import SNAPSHOT_SECONDS, Stack
 from zoo.storage import Store, open_store
 
 
@@ -76,7 +79,8 @@ def build(
     executor: Executor,
     *,
     data_dir: Path | None = None,
-    stack_size: int = STACK_SIZE,
+    stack_size: int | None = None,
+    engine: str | None = None,
     device: str = "cpu",
     snapshot_seconds: float = SNAPSHOT_SECONDS,
     only: Only | None = None,
@@ -89,7 +93,8 @@ def build(
         root: Folder of the zoo, or its URI in an object store.
         executor: Where the tasks run.
         data_dir: Where data sets are read from or downloaded to.
-        stack_size: Largest number of runs a task trains.
+        stack_size: Largest number of runs a task trains; None chooses it by what a run costs.
+        engine: How stacks are trained; None chooses it by what a step costs.
         device: Torch device of the tasks.
         snapshot_seconds: Time between snapshots of a stack in training, the most that a preemption costs.
         only: Do a part of it alone: "train", "measure", or what "failed" in an earlier build.
@@ -103,6 +108,7 @@ def build(
     plan = make_plan(spec, data_dir)
     with store.locked(), StatusFile(store) as status:
         write_plan(store, spec, plan)
+        planner = Planner(costs_of(store), plan.shapes(), device, engine, stack_size)
         wanted = Wanted(
             spec.metric_recipe,
             wanted_functions(spec),
@@ -112,13 +118,13 @@ def build(
             failed=retry_failed or only == "failed",
         )
         pipeline = Pipeline(
-            plan,
+            plan._replace(groups=planner.longest_first(plan.groups)),
             fragments.trained_runs(store),
             None if only == "train" else wanted,
             trained_statuses(only, retry_failed),
-            stack_size,
+            planner.runs_of,
         )
-        work = _Work(executor, store, plan, pipeline, device, snapshot_seconds)
+        work = _Work(executor, store, plan, pipeline, device, snapshot_seconds, planner.engine_of)
         clock.lap("plan")
         progress = work.do(status)
         if only in (None, "train"):  # else some stacks may still want theirs
@@ -205,7 +211,7 @@ class _Work:
         pipeline: What there is to do.
         device: Torch device of the tasks.
         snapshot_seconds: Time between snapshots of a stack in training.
-        engine: How stacks are trained.
+        engine: How stacks of a configuration are trained.
     """
 
     executor: Executor
@@ -214,7 +220,7 @@ class _Work:
     pipeline: Pipeline
     device: str = "cpu"
     snapshot_seconds: float = SNAPSHOT_SECONDS
-    engine: str = "loop"
+    engine: Callable[[TrainConfig], str] = lambda _: "loop"
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -246,7 +252,7 @@ class _Work:
             return None
         shared: tuple[Any, ...] = self._datasets[job.example.data_fingerprint], self.store
         if isinstance(job, Stack):
-            options = self.engine, self.device, self.snapshot_seconds
+            options = self.engine(job.example), self.device, self.snapshot_seconds
             return Task(stages.train, job, (*shared, *options), Stack.halves, self._need)
         return Task(stages.measure, job, (*shared, self.device), MeasureJob.halves, self._need)
 

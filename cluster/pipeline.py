@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -43,21 +43,19 @@ class Pipeline:
         known: The runs that are committed, by run_id.
         wanted: What is to be measured; None: nothing.
         trains: Statuses of the runs to train; "missing" stands for those that are not committed.
-        stack_size: Most runs of a stack.
+        stack_size: Most runs of a stack of a configuration.
     """
 
     plan: Plan
     known: Mapping[str, TrainedRun]
     wanted: Wanted | None
     trains: frozenset[str]
-    stack_size: int = STACK_SIZE
+    stack_size: Callable[[TrainConfig], int] = lambda _: STACK_SIZE
     _open: dict[str, _Open] = field(default_factory=dict)
     _ready: deque[MeasureJob] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        """Refuse a stack size that no stack has."""
-        if self.stack_size < 1:
-            raise ValueError(f"stack size is {self.stack_size}; it has to be at least 1")
+        """Begin."""
         self._walk = self._groups()
         # Of runs that are trained now all rows are wanted, also where of others only those that failed are.
         self._fresh = replace(self.wanted, missing=True) if self.wanted is not None else None
@@ -101,6 +99,7 @@ class Pipeline:
         for group in self.plan.groups:
             runs: list[Run] = []
             parts: list[MeasurePart] = []
+            most = self.stack_size(group.example)
             for config, seeds in group.configurations():
                 due, there = self._sorted_out(config, seeds)
                 if due:
@@ -108,9 +107,9 @@ class Pipeline:
                     runs += [Run(config, seed) for seed in due]
                 elif (part := self._part(config, there)) is not None:
                     parts.append(part)
-                while len(runs) >= self.stack_size:
-                    yield Stack(tuple(runs[: self.stack_size]))
-                    del runs[: self.stack_size]
+                while len(runs) >= most:
+                    yield Stack(tuple(runs[:most]))
+                    del runs[:most]
                 if sum(len(own.runs) for own in parts) >= STACK_SIZE:
                     yield from self._jobs(parts)
                     parts = []

@@ -11,14 +11,11 @@ import json
 import math
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cache
-
-import torch
 
 from cluster.executors import Need
 from cluster.tasks import Usage
 from zoo.measurements import MeasureJob
-from zoo.models import ImageShape, build_model, count_parameters
+from zoo.models import ImageShape, count_parameters, work_of
 from zoo.stacks import Stack
 from zoo.storage import Store
 
@@ -52,32 +49,9 @@ def size_of(job: Stack | MeasureJob, shape: ImageShape) -> int:
     models = sum(map(len, runs))
     config = job.example
     weights = count_parameters(config.architecture, config.width, shape)
-    outputs = _outputs(config.architecture, config.width, shape)
+    work = work_of(config.architecture, config.width, shape)
+    outputs = work.values if work else 0  # its tasks will tell what they take
     return 4 * (WEIGHT_COPIES * models * weights + config.batch_size * outputs)
-
-
-@cache
-def _outputs(architecture: str, width: int, shape: ImageShape) -> int:
-    """Values that the layers of a model put out for one image, counted without computing them.
-
-    None are counted of a model that looks at values, as it has none to look at; its tasks will tell what they take.
-    """
-    total = 0
-
-    def count(_module: object, _inputs: object, output: object) -> None:
-        nonlocal total
-        total += output.numel() if isinstance(output, torch.Tensor) else 0
-
-    with torch.device("meta"):
-        model = build_model(architecture, width, shape).eval()
-        for module in model.modules():
-            if not list(module.children()):
-                module.register_forward_hook(count)
-        try:
-            model(torch.empty(1, shape.channels, shape.image_size, shape.image_size))
-        except Exception:  # whatever a user's model may raise
-            return 0
-    return total
 
 
 @dataclass

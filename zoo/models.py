@@ -111,6 +111,50 @@ def count_parameters(architecture: str, width: int, shape: ImageShape) -> int:
         return sum(p.numel() for p in build_model(architecture, width, shape).parameters() if p.requires_grad)
 
 
+class Work(NamedTuple):
+    """What an architecture makes of one image.
+
+    Attributes:
+        modules: Modules that compute, each at least a call.
+        parameters: Trainable parameters.
+        values: Numbers that its modules put out.
+        multiply_adds: Multiplications and additions of its convolutions and linear layers.
+    """
+
+    modules: int
+    parameters: int
+    values: int
+    multiply_adds: int
+
+
+@cache
+def work_of(architecture: str, width: int, shape: ImageShape) -> Work | None:
+    """The work of an image's forward pass, counted without doing it.
+
+    Returns:
+        None for a model that looks at values, as it has none to look at.
+    """
+    modules = values = multiply_adds = 0
+
+    def count(module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal modules, values, multiply_adds
+        made = output.numel() if isinstance(output, Tensor) else 0
+        modules, values = modules + 1, values + made
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+            multiply_adds += made * module.weight[0].numel()
+
+    with torch.device("meta"):
+        model = build_model(architecture, width, shape).eval()
+        for module in model.modules():
+            if not list(module.children()):
+                module.register_forward_hook(count)
+        try:
+            model(torch.empty(1, shape.channels, shape.image_size, shape.image_size))
+        except Exception:  # whatever a user's model may raise
+            return None
+    return Work(modules, count_parameters(architecture, width, shape), values, multiply_adds)
+
+
 @register_architecture("mlp")
 def mlp(width: int, shape: ImageShape) -> nn.Module:
     """Two hidden layers of `width` units with ReLU."""

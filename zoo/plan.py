@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 from zoo import tables
 from zoo.config import TrainConfig, content_id
+from zoo.costs import costs_here
 from zoo.datasets import Dataset, DatasetShape, DataSource, dataset_shape, load_dataset
 from zoo.grids import Group
 from zoo.landscape.measure import functions_of
 from zoo.models import ImageShape, count_parameters, image_shape
+from zoo.planner import Planner
 from zoo.reader import MANIFEST, MERGED, open_zoo
 from zoo.spec import SpecError, ZooSpec
-from zoo.stacks import STACK_SIZE
 from zoo.storage import Store
 
 CONFIGS = "configs.parquet"
@@ -38,6 +39,13 @@ class Plan(NamedTuple):
         """Each configuration with its seeds."""
         for group in self.groups:
             yield from group.configurations()
+
+    def shapes(self) -> dict[str, ImageShape]:
+        """Shape of each data set's images, by fingerprint."""
+        return {
+            name: ImageShape(*dataset.train_images.shape[1:3], dataset.classes)
+            for name, dataset in self.datasets.items()
+        }
 
     def size(self) -> tuple[int, int]:
         """Numbers of its configurations and runs."""
@@ -79,8 +87,12 @@ def _checked_shapes(spec: ZooSpec, data_dir: Path | None) -> dict[DataSource, Da
     return shapes
 
 
-def estimate(spec: ZooSpec, data_dir: Path | None = None, stack_size: int = STACK_SIZE) -> dict[str, int]:
-    """What a build would take, without reading an image: counts, parameters, sample passes, bytes on disk.
+def estimate(
+    spec: ZooSpec, data_dir: Path | None = None, stack_size: int | None = None, engine: str | None = None
+) -> dict[str, int]:
+    """What a build would take, without reading an image.
+
+    Counts, parameters, sample passes, seconds of training on a core of the machine of `costs_here`, bytes on disk.
 
     Raises:
         SpecError: If the spec does not fit its data.
@@ -88,7 +100,9 @@ def estimate(spec: ZooSpec, data_dir: Path | None = None, stack_size: int = STAC
     shapes = _checked_shapes(spec, data_dir)
     stand_ins = {source: str(number) for number, source in enumerate(shapes)}
     by_stand_in = {stand_ins[s]: ImageShape(x.channels, x.image_size, x.classes) for s, x in shapes.items()}
+    planner = Planner(costs_here(), by_stand_in, engine=engine, stack_size=stack_size)
     total: Counter[str] = Counter()
+    seconds = 0.0
     for group in spec.groups(stand_ins):
         configurations, runs = group.size()
         config = group.example
@@ -96,12 +110,17 @@ def estimate(spec: ZooSpec, data_dir: Path | None = None, stack_size: int = STAC
         total += Counter(
             configurations=configurations,
             runs=runs,
-            stacks=-(-runs // stack_size),
+            stacks=-(-runs // planner.runs_of(config)),
             parameters=runs * weights,
             sample_passes=runs * config.sample_passes,
         )
+        seconds += runs * planner.seconds_of(config)
     disk = BYTES_A_CONFIGURATION * total["configurations"] + BYTES_A_STACK * total["stacks"]
-    return {**total, "disk_bytes": 4 * total["parameters"] + disk + BYTES_A_RUN * total["runs"]}
+    return {
+        **total,
+        "training_seconds": round(seconds),
+        "disk_bytes": 4 * total["parameters"] + disk + BYTES_A_RUN * total["runs"],
+    }
 
 
 def write_plan(store: Store, spec: ZooSpec, plan: Plan) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from zoo import checkpoints, fragments
 from zoo.config import Run, TrainConfig, seed_of
 from zoo.datasets import Dataset, RunData, Split, select_alike
+from zoo.engines.lane_library import library
 from zoo.fragments import FAILED, Measurement, TrainedRun
 from zoo.landscape.connectivity import Pair
 from zoo.landscape.measure import RECIPES as METRIC_RECIPES
@@ -52,12 +53,14 @@ def train(
 ) -> list[TrainedRun]:
     """Train a stack and commit it: its checkpoint first, then, last, the fragment that names it.
 
-    Meanwhile a snapshot is kept every `snapshot_seconds`, from which another try goes on.
+    Meanwhile a snapshot is kept every `snapshot_seconds`, from which another try goes on. Where the engine cannot
+    run, as lanes on a machine without their kernels, the plain one trains, and the runs say so.
 
     Returns:
         Its runs, in the stack's order.
     """
     _plain_float32()
+    engine = "loop" if engine == "lanes" and library() is None else engine
     keeper = Keeper(store, stack, engine, snapshot_seconds)
     results = train_stack(stack, dataset, engine, device, keeper)
     kept = {r.run: r.weights for r in results if r.weights is not None}

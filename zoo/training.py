@@ -23,13 +23,13 @@ from torch import Tensor
 from zoo.config import Run, TrainConfig, seed_of
 from zoo.datasets import Dataset, RunData, Split, select_alike
 from zoo.engines import Engine, Progress
+from zoo.engines.lanes import LaneEngine
 from zoo.engines.loop import LoopEngine
-from zoo.landscape.evaluation import evaluate
-from zoo.models import ImageShape, build_model, image_shape, initial_model
+from zoo.models import image_shape, initial_model
 from zoo.snapshots import Keeper, Snapshot, below, prefixed
 from zoo.stacks import Stack
 
-ENGINES: dict[str, type[Engine]] = {"loop": LoopEngine}
+ENGINES: dict[str, type[Engine]] = {"loop": LoopEngine, "lanes": LaneEngine}
 
 SECONDS_A_PIECE = 5.0
 """After how much training it is asked whether a snapshot is due."""
@@ -142,8 +142,7 @@ def train_stack(
     models = [initial_model(run.config.architecture, run.config.width, shape, run.seed) for run in stack.runs]
     trainer = ENGINES[engine](models, [d.train for d in data], [run.config for run in stack.runs], device)
     results = _advance(stack, trainer, keeper)
-    for result, run_data in zip(results, data, strict=True):
-        _score(result, run_data, shape, device)
+    _score(results, data, trainer)
     for result in results:
         result.seconds = (time.perf_counter() - began) / len(results)
     return results
@@ -211,20 +210,26 @@ def _advance(stack: Stack, engine: Engine, keeper: Keeper | None) -> list[RunRes
                 began = time.perf_counter()
                 piece = batches[:, first : first + pace if pace else None]
                 _, steps, size = piece.shape
-                rates = torch.stack([learning_rates(config, course.step, steps) for config in configs])
+                rates = _rates(configs, course.step, steps)
                 course.add(engine.advance(piece, rates), size)
                 first += steps
                 if keeper is not None:
                     keeper.keep_if_due(partial(_snapshot, course, engine, logs))
                     pace = max(1, int(steps * SECONDS_A_PIECE / (time.perf_counter() - began)))
+        last = _rates(configs, course.step - 1, 1)[:, 0].tolist()
         for lane, log in enumerate(logs):
-            rate = learning_rates(configs[lane], course.step - 1, 1).item()
-            row = {"epoch": course.epochs + 1, "step": course.step, "learning_rate": rate}
+            row = {"epoch": course.epochs + 1, "step": course.step, "learning_rate": last[lane]}
             log.end_epoch(row, course.losses[lane], course.wrong[lane], course.sizes)
             if not log.live:
                 engine.stop(lane)
         course.end_epoch()
     return [log.end() for log in logs]
+
+
+def _rates(configs: Sequence[TrainConfig], start: int, count: int) -> Tensor:
+    """`learning_rates` of each configuration, [K, count]; of those alike they are made once."""
+    own = {config: learning_rates(config, start, count) for config in set(configs)}
+    return torch.stack([own[config] for config in configs])
 
 
 def _snapshot(course: _Course, engine: Engine, logs: Sequence[_Log]) -> Snapshot:
@@ -309,22 +314,25 @@ class _Log:
         return result
 
 
-def _score(result: RunResult, data: RunData, shape: ImageShape, device: str) -> None:
-    """Fill in the scores of the weights that were kept."""
-    if result.weights is None:
-        return
-    config = result.run.config
-    model = build_model(config.architecture, config.width, shape)
-    model.load_state_dict(result.weights)
-    model.to(device).eval()
+def _score(results: Sequence[RunResult], data: Sequence[RunData], engine: Engine) -> None:
+    """Fill in the scores of the weights that were kept; the runs' images are the same, their labels may differ."""
     for name in ("train", "validation", "test"):
-        split = getattr(data, name)
-        loss, error = evaluate(model, Split(split.images.to(device), split.labels.to(device)))
-        if not math.isfinite(loss):
-            result.status, result.reason = (
-                "diverged",
-                f"the {name} loss is not finite after step {result.steps}",
-            )
-            result.weights, result.scores = None, {}
+        kept = [place for place, result in enumerate(results) if result.weights is not None]
+        if not kept:
             return
-        result.scores |= {f"{name}_loss": loss, f"{name}_error": error, f"{name}_images": len(split.labels)}
+        splits = [getattr(data[place], name) for place in kept]
+        split = Split(splits[0].images, torch.stack([own.labels for own in splits]))
+        weights = [results[place].weights or {} for place in kept]
+        for place, (loss, error) in zip(kept, engine.scores(weights, split), strict=True):
+            result = results[place]
+            if math.isfinite(loss):
+                found = {
+                    f"{name}_loss": loss,
+                    f"{name}_error": error,
+                    f"{name}_images": split.labels.shape[1],
+                }
+                result.scores |= found
+                continue
+            result.status = "diverged"
+            result.reason = f"the {name} loss is not finite after step {result.steps}"
+            result.weights, result.scores = None, {}

@@ -60,3 +60,12 @@ class Engine(Protocol):
     def weights(self, lane: int) -> dict[str, Tensor]:
         """A copy of the state dict of model `lane`, on the CPU."""
         ...
+
+    def scores(self, weights: Sequence[Mapping[str, Tensor]], split: Split) -> list[tuple[float, float]]:
+        """Loss in nats and error in percent of models of this architecture in eval mode.
+
+        Args:
+            weights: State dicts.
+            split: Images [N, C, H, W], which all see, and labels [N], or [K, N] of each.
+        """
+        ...

@@ -6,14 +6,14 @@ path, under several draws of noise, along several directions; or for one model o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from zoo.engines.lane_library import Data, Network, Passes, State, library
-from zoo.engines.lane_network import Description, UnsupportedModelError, describe
+from zoo.engines.lane_network import Description, UnsupportedModelError, describe, flat
 
 if TYPE_CHECKING:
     from zoo.datasets import Split
@@ -77,20 +77,28 @@ class LaneCopies:
             for (name, parameter), end in zip(named.items(), ends, strict=True)
         }
         self._order = torch.cat([places[name] for name in made.parameters()])[self._network.places]
-        buffers = dict(model.named_buffers())
-        running = [buffers[name] for name in made.statistics()]
-        self._running = torch.cat(running) if running else torch.empty(0, dtype=self._dtype)
+        self._names, self._statistics = list(named), list(made.statistics())
+        self._running = self._flat(dict(model.named_buffers()), self._statistics)
 
-    def evaluate(self, weights: Tensor, split: Split) -> Scores:
-        """Losses and errors of copies in eval mode, with the running statistics of the model.
+    def of_states(self, states: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Of state dicts of the model's architecture the weights [K, P] and running statistics [K, R]."""
+        weights = [self._flat(state, self._names) for state in states]
+        return torch.stack(weights), torch.stack([self._flat(state, self._statistics) for state in states])
+
+    def _flat(self, tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+        return flat(tensors, names) if names else torch.empty(0, dtype=self._dtype)
+
+    def evaluate(self, weights: Tensor, split: Split, statistics: Tensor | None = None) -> Scores:
+        """Losses and errors of copies in eval mode.
 
         Args:
             weights: [K, P].
             split: Images [N, C, H, W], which all see, and labels [N], or [K, N] of each.
+            statistics: Running statistics [K, R]; None: those of the model for all.
         """
-        scores = []
+        scores, running = [], self._running.expand(len(weights), -1) if statistics is None else statistics
         for own, count in self._groups(len(weights)):
-            state = State.of(self._columns(weights[own]), None, self._columns_of_statistics())
+            state = State.of(self._columns(weights[own]), None, self._filled(running[own]).T.contiguous())
             scores.append(self._scores(state, self._data(split, own), len(split.images), count))
         return Scores(*torch.cat(scores, dim=1))
 
@@ -224,7 +232,9 @@ class LaneCopies:
 
     def _data(self, split: Split, own: slice) -> Data:
         """All images of a split for every lane."""
-        return Data.of(*self._of_lanes(split, own), torch.arange(len(split.images)).expand(self.lanes, -1).contiguous())
+        return Data.of(
+            *self._of_lanes(split, own), torch.arange(len(split.images)).expand(self.lanes, -1).contiguous()
+        )
 
 
 def described(model: nn.Module, images: Tensor) -> Description | None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zoo.engines.lane_network import Activation, Description
 
+
 class Passes(IntEnum):
     """What a network is for; each takes more memory than the one before."""
 
@@ -78,7 +79,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lanes_order": (None, [c_void_p, c_void_p]),
     "lanes_train": (None, [c_void_p, State, Data, c_int, c_int, *[c_void_p] * 6]),
     "lanes_evaluate": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
-    "lanes_bend": (None, [c_void_p, c_void_p, State, Data, c_int, c_int, c_void_p, c_void_p, c_double, c_double]),
+    "lanes_bend": (
+        None,
+        [c_void_p, c_void_p, State, Data, c_int, c_int, c_void_p, c_void_p, c_double, c_double],
+    ),
     "lanes_forms": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
     "lanes_product": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
     "lanes_recalibrate": (None, [c_void_p, State, Data, c_int64, c_int64]),

@@ -1,7 +1,7 @@
 """The lane engine: as many models side by side as a vector register has lanes, in compiled kernels.
 
-Each model is one lane of every vector, so that what a small network cannot give a processor, several give it together
-(`kernels/`). A lane's arithmetic does not know of the others: a model's result is the same in any lane, in any company.
+Each model is one lane of every vector, so that what a small network cannot give a processor, several give it
+together (`kernels/`). A lane's arithmetic does not know of the others: a model's result is the same in any lane.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from torch import Tensor, nn
 from zoo.config import TrainConfig
 from zoo.datasets import Split
 from zoo.engines import Progress
+from zoo.engines.lane_copies import LaneCopies
 from zoo.engines.lane_library import Data, Network, State
 from zoo.engines.lane_network import Description, describe, flat
 from zoo.snapshots import below, prefixed
+
+EVALUATED_AT_ONCE = 64
+"""Images of a pass in evaluation, at most; the kernels take fewer where these would not stay in the cache."""
 
 
 class LaneEngine:
@@ -45,6 +49,7 @@ class LaneEngine:
         parts = range(0, len(lanes), network.lanes)
         self._groups = [_Group(made, network, lanes[first : first + network.lanes]) for first in parts]
         self._lanes = network.lanes
+        self._copies = LaneCopies(made, models[0], EVALUATED_AT_ONCE)
 
     def advance(self, batches: Tensor, rates: Tensor) -> Progress:
         """Take S steps with every live model; see `Engine.advance`."""
@@ -73,6 +78,12 @@ class LaneEngine:
         """A copy of the state dict of model `lane`."""
         group, lane = self._of(lane)
         return group.weights(lane)
+
+    def scores(self, weights: Sequence[Mapping[str, Tensor]], split: Split) -> list[tuple[float, float]]:
+        """Loss and error of models in eval mode; see `Engine.scores`."""
+        own, statistics = self._copies.of_states(weights)
+        found = self._copies.evaluate(own, split, statistics)
+        return list(zip(found.loss.tolist(), found.error.tolist(), strict=True))
 
     def _of(self, lane: int) -> tuple[_Group, int]:
         return self._groups[lane // self._lanes], lane % self._lanes
@@ -126,7 +137,9 @@ class _Group:
         """
         _, steps, size = batches.shape
         if size * self._made.least_normed == 1:
-            raise ValueError("BatchNorm sees 1 value a channel and has no variance; use a larger batch or image")
+            raise ValueError(
+                "BatchNorm sees 1 value a channel and has no variance; use a larger batch or image"
+            )
         losses = torch.full((self._network.lanes, steps), torch.nan, dtype=torch.float64)
         wrong = torch.zeros(self._network.lanes, steps, dtype=torch.int64)
         if self.live.any():

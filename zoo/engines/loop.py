@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from zoo.config import TrainConfig
 from zoo.datasets import Split
 from zoo.engines import Progress
+from zoo.landscape.evaluation import device_of, evaluate
 from zoo.snapshots import below, prefixed
 
 CHANNELS_LAST_WIDTH = 8
@@ -58,6 +60,16 @@ class LoopEngine:
     def weights(self, lane: int) -> dict[str, Tensor]:
         """A copy of the state dict of model `lane`, on the CPU in the ordinary layout."""
         return _copies(self._lanes[lane].model.state_dict())
+
+    def scores(self, weights: Sequence[Mapping[str, Tensor]], split: Split) -> list[tuple[float, float]]:
+        """Loss and error of models in eval mode; see `Engine.scores`."""
+        model, found = copy.deepcopy(self._lanes[0].model), []
+        images = split.images.to(device_of(model))
+        for lane, state in enumerate(weights):
+            model.load_state_dict(state)
+            labels = split.labels[lane] if split.labels.dim() == 2 else split.labels
+            found.append(evaluate(model, Split(images, labels)))
+        return found
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
