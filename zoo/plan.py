@@ -43,7 +43,7 @@ class Plan(NamedTuple):
     def shapes(self) -> dict[str, ImageShape]:
         """Shape of each data set's images, by fingerprint."""
         return {
-            name: ImageShape(*dataset.train_images.shape[1:3], dataset.classes)
+            name: ImageShape(dataset.train_images.shape[1], dataset.train_images.shape[2], dataset.classes)
             for name, dataset in self.datasets.items()
         }
 

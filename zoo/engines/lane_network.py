@@ -160,7 +160,8 @@ class _Reader:
             self._check(_pair(module.padding) == (0, 0) and _pair(module.dilation) == (1, 1), name, module)
             self._check(not module.ceil_mode and min(self._size[1:]) >= 2, name, module)
             self._pool(MAX_POOL, name, module)
-        elif type(module) is GlobalAverage:
+        elif type(module) in (GlobalAverage, nn.AdaptiveAvgPool2d):
+            self._check(getattr(module, "output_size", 1) in (1, (1, 1)), name, module)
             self._pool(AVERAGE_POOL, name, module)
         elif type(module) is nn.Flatten:
             self._flatten(name, module)
