@@ -263,7 +263,8 @@ class _Work:
     def _size(self, job: Stack | MeasureJob) -> int:
         """As `resources.size_of`."""
         config = job.example
-        return size_of(job, image_shape(self.plan.datasets[config.data_fingerprint], config))
+        shape = image_shape(self.plan.datasets[config.data_fingerprint], config)
+        return size_of(job, shape, self.engine(config) if isinstance(job, Stack) else "loop")
 
     def _trained(self, outcome: Outcome, progress: Progress) -> Counter[str]:
         stack: Stack = outcome.task.job

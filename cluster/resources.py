@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass, field
 
 from cluster.executors import Need
 from cluster.tasks import Usage
+from zoo.engines.lane_library import memory
 from zoo.measurements import MeasureJob
 from zoo.models import ImageShape, count_parameters, work_of
+from zoo.planner import lane_network
 from zoo.stacks import Stack
 from zoo.storage import Store
 
@@ -38,17 +40,21 @@ WEIGHT_COPIES = 4
 """Weights, gradient, momentum, and the copy that is kept."""
 
 
-def size_of(job: Stack | MeasureJob, shape: ImageShape) -> int:
+def size_of(job: Stack | MeasureJob, shape: ImageShape, engine: str = "loop") -> int:
     """Bytes that the models of a job and what they compute for one batch take.
 
     Args:
         job: What a task is to do.
         shape: Shape of its images.
+        engine: What trains a stack.
     """
     runs = [job.runs] if isinstance(job, Stack) else [part.runs for part in job.parts]
     models = sum(map(len, runs))
     config = job.example
     weights = count_parameters(config.architecture, config.width, shape)
+    made = lane_network(config.architecture, config.width, shape) if engine == "lanes" else None
+    if isinstance(job, Stack) and made is not None:
+        return 4 * WEIGHT_COPIES * models * weights + memory(made, config.batch_size)
     work = work_of(config.architecture, config.width, shape)
     outputs = work.values if work else 0  # its tasks will tell what they take
     return 4 * (WEIGHT_COPIES * models * weights + config.batch_size * outputs)

@@ -10,7 +10,7 @@ import torch
 
 from zoo.config import TrainConfig
 from zoo.costs import ENGINES, Costs
-from zoo.engines.lane_network import UnsupportedModelError, describe
+from zoo.engines.lane_network import Description, UnsupportedModelError, describe
 from zoo.grids import Group
 from zoo.models import ImageShape, build_model, work_of
 from zoo.stacks import STACK_SIZE
@@ -85,13 +85,17 @@ class Planner:
         return shape._replace(image_size=config.image_size or shape.image_size)
 
 
-@cache
 def in_lanes(architecture: str, width: int, shape: ImageShape) -> bool:
     """Whether lanes know an architecture."""
+    return lane_network(architecture, width, shape) is not None
+
+
+@cache
+def lane_network(architecture: str, width: int, shape: ImageShape) -> Description | None:
+    """What lanes compute for an architecture; None where they do not know it."""
     with torch.device("meta"):
         model = build_model(architecture, width, shape)
     try:
-        describe(model, (shape.channels, shape.image_size, shape.image_size))
+        return describe(model, (shape.channels, shape.image_size, shape.image_size))
     except UnsupportedModelError:
-        return False
-    return True
+        return None

@@ -57,14 +57,14 @@ class LaneCopies:
     """
 
     def __init__(
-        self, made: Description, model: nn.Module, capacity: int, passes: Passes = Passes.FORWARD
+        self, made: Description, model: nn.Module, capacity: int = 0, passes: Passes = Passes.FORWARD
     ) -> None:
         """Lay out the copies.
 
         Args:
             made: What lanes are to compute: `describe` of the model.
             model: The model; it has to stay as it is.
-            capacity: Images of a pass that trains or calibrates, at most.
+            capacity: Images of a pass that trains or calibrates, at most; 0 where copies are evaluated only.
             passes: What is to be done with the copies.
         """
         named = dict(model.named_parameters())

@@ -71,9 +71,12 @@ def _pointers(tensors: Sequence[Tensor]) -> Any:
     return (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
+_NETWORK = [c_int, c_void_p, c_void_p, c_int, c_void_p, c_int, c_int, c_int]
+
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lanes_count": (c_int, [c_int]),
-    "lanes_create": (c_void_p, [c_int, c_void_p, c_void_p, c_int, c_void_p, c_int, c_int, c_int]),
+    "lanes_create": (c_void_p, _NETWORK),
+    "lanes_bytes": (c_int64, _NETWORK),
     "lanes_destroy": (None, [c_void_p]),
     "lanes_size": (c_int64, [c_void_p, c_int]),
     "lanes_order": (None, [c_void_p, c_void_p]),
@@ -153,18 +156,7 @@ class Network:
             )
         self._kernels, size = loaded, dtype.itemsize
         self.lanes, self.capacity = loaded.lanes_count(size), capacity
-        layers = [(*layer[:5], int(layer.norm is not None)) for layer in made.layers]
-        activations = [(0, 0, 0, 0, -1), *map(_record, made.activations)]
-        self._made: int | None = loaded.lanes_create(
-            size,
-            _integers(made.image),
-            _integers(sum(layers, ())),
-            len(layers),
-            _integers(sum(activations, ())),
-            len(activations),
-            capacity,
-            passes,
-        )
+        self._made: int | None = loaded.lanes_create(*_given(made, capacity, size, passes))
         if self._made is None:
             raise MemoryError(f"there is no memory for {self.lanes} models and a batch of {capacity} images")
         self.places = torch.empty(loaded.lanes_size(self._made, 0), dtype=torch.int64)
@@ -180,6 +172,23 @@ class Network:
         """Call a kernel: `lanes_<function>`; tensors go as pointers."""
         given = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         getattr(self._kernels, f"lanes_{function}")(self._made, *given)
+
+
+def memory(made: Description, capacity: int, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes that a network of lanes takes to train and to be evaluated; 0 where there are no kernels."""
+    loaded, size = library(), dtype.itemsize
+    if loaded is None:
+        return 0
+    needs = (capacity, Passes.BACKWARD), (0, Passes.FORWARD)
+    return sum(loaded.lanes_bytes(*_given(made, images, size, passes)) for images, passes in needs)
+
+
+def _given(made: Description, capacity: int, size: int, passes: Passes) -> tuple[Any, ...]:
+    """A network as the kernels are told of it."""
+    layers = [(*layer[:5], int(layer.norm is not None)) for layer in made.layers]
+    activations = [(0, 0, 0, 0, -1), *map(_record, made.activations)]
+    image, records = _integers(made.image), (_integers(sum(layers, ())), _integers(sum(activations, ())))
+    return size, image, records[0], len(layers), records[1], len(activations), capacity, passes
 
 
 def _record(activation: Activation) -> tuple[int, ...]:

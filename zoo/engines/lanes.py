@@ -7,6 +7,7 @@ together (`kernels/`). A lane's arithmetic does not know of the others: a model'
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,6 @@ from zoo.engines.lane_copies import LaneCopies
 from zoo.engines.lane_library import Data, Network, State
 from zoo.engines.lane_network import Description, describe, flat
 from zoo.snapshots import below, prefixed
-
-EVALUATED_AT_ONCE = 64
-"""Images of a pass in evaluation, at most; the kernels take fewer where these would not stay in the cache."""
-
 
 class LaneEngine:
     """Trains the models of a stack as many at a time as there are lanes."""
@@ -49,7 +46,7 @@ class LaneEngine:
         parts = range(0, len(lanes), network.lanes)
         self._groups = [_Group(made, network, lanes[first : first + network.lanes]) for first in parts]
         self._lanes = network.lanes
-        self._copies = LaneCopies(made, models[0], EVALUATED_AT_ONCE)
+        self._scored = partial(LaneCopies, made, models[0])
 
     def advance(self, batches: Tensor, rates: Tensor) -> Progress:
         """Take S steps with every live model; see `Engine.advance`."""
@@ -81,8 +78,9 @@ class LaneEngine:
 
     def scores(self, weights: Sequence[Mapping[str, Tensor]], split: Split) -> list[tuple[float, float]]:
         """Loss and error of models in eval mode; see `Engine.scores`."""
-        own, statistics = self._copies.of_states(weights)
-        found = self._copies.evaluate(own, split, statistics)
+        copies = self._scored()
+        own, statistics = copies.of_states(weights)
+        found = copies.evaluate(own, split, statistics)
         return list(zip(found.loss.tolist(), found.error.tolist(), strict=True))
 
     def _of(self, lane: int) -> tuple[_Group, int]:

@@ -200,7 +200,7 @@ def _losses_at(
             flat.weights.copy_(point)
             yield _mean_loss(flat.module, *data, loss, batch_size)
         return
-    copies = LaneCopies(made, model, min(batch_size, len(data.images)))
+    copies = LaneCopies(made, model)
     while several := list(islice(points, copies.lanes)):
         yield from copies.evaluate(torch.stack(several), data).loss.tolist()
 

@@ -74,11 +74,13 @@ inline int channel_block(int channels, int columns) {
     return best;
 }
 
-// Sums and sums of squares of a block's outputs, which BatchNorm wants; none where null.
+// Sums and sums of squares of outputs less a shift, which BatchNorm wants; none where null. A shift near the mean keeps
+// the digits of a variance that is small beside the mean's square.
 template <class V>
 struct Moments {
     V* sum = nullptr;
     V* square = nullptr;
+    const V* shift = nullptr;
 };
 
 // out[p][c] (+)= sum over the window's vectors i of in[p + i] * w[i][c], for a block of pixels and channels.
@@ -128,10 +130,12 @@ void product_block(const Vector<T>* in, std::ptrdiff_t in_step, const Window& wi
 #pragma GCC unroll 16
         for (int c = 0; c < Channels; c++) {
             V sum = moments.sum[c], square = moments.square[c];
+            const V shift = moments.shift[c];
 #pragma GCC unroll 16
             for (int p = 0; p < Pixels; p++) {
-                sum += sums[p][c];
-                square += sums[p][c] * sums[p][c];
+                const V rest = sums[p][c] - shift;
+                sum += rest;
+                square += rest * rest;
             }
             moments.sum[c] = sum;
             moments.square[c] = square;
@@ -172,7 +176,7 @@ void product(Extent extent, const Vector<T>* in, Steps in_steps, const Window& w
         const int count = ceil_div(extent.columns, kMostPixels[own]);
         for (int image = 0; image < extent.images; image++) {
             V sums[2][kMostChannels] = {};
-            const Moments<V> own_moments = moments.sum ? Moments<V>{sums[0], sums[1]} : Moments<V>{};
+            const Moments<V> own_moments = moments.sum ? Moments<V>{sums[0], sums[1], moments.shift + first} : Moments<V>{};
             for (int y = 0; y < extent.rows; y++) {
                 const V* in_row = in + image * in_steps.image + y * in_steps.row;
                 V* out_row = out + image * out_steps.image + y * out_steps.row + first;

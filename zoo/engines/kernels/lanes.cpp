@@ -26,10 +26,14 @@ struct State {
 };
 }
 
+template <class T>
+constexpr T kMomentum = T(0.1);  // of running statistics, PyTorch's
+
 class Lanes {
   public:
     virtual ~Lanes() = default;
     virtual std::int64_t size(int what) const = 0;
+    virtual std::size_t bytes(Passes passes) = 0;
     virtual void order(std::int64_t* places) const = 0;
     virtual void train(State state, Data data, int steps, int batch, const double* rates, const double* momenta,
                        const double* decays, double* live, double* losses, std::int64_t* wrong) = 0;
@@ -55,6 +59,8 @@ class LanesOf final : public Lanes {
 
     std::int64_t size(int what) const override { return what ? network_.statistics() : network_.parameters(); }
 
+    std::size_t bytes(Passes passes) override { return network_.bytes(passes); }
+
     void order(std::int64_t* places) const override { network_.order(places); }
 
     // SGD with momentum and weight decay, as torch.optim.SGD; `rates` and `losses` are [lane][step], `live` is 0 for a
@@ -68,7 +74,7 @@ class LanesOf final : public Lanes {
             const V alive = gather(live, 1);
             const std::int64_t* rows = data.rows + std::int64_t(step) * batch;
             network_.read(images(data), rows, data.stride, batch);
-            network_.forward(batch, parameters, static_cast<V*>(state.running), alive * T(0.1));
+            network_.forward(batch, parameters, static_cast<V*>(state.running), alive * kMomentum<T>);
             T sums[n];
             std::int64_t errors[n];
             network_.loss(batch, data.labels, rows, data.stride, sums, errors, true);
@@ -136,7 +142,7 @@ class LanesOf final : public Lanes {
             for (std::size_t i = 0; i < size; i++) w[i] = first * start[i] + share * middle[i] + last * end[i];
             const std::int64_t* rows = data.rows + std::int64_t(step) * batch;
             network_.read(images(data), rows, data.stride, batch);
-            network_.forward(batch, w, running.data(), V{});
+            network_.forward(batch, w, running.data(), broadcast(kMomentum<T>));
             T sums[n];
             std::int64_t errors[n];
             network_.loss(batch, data.labels, rows, data.stride, sums, errors, true);
@@ -220,11 +226,18 @@ class LanesOf final : public Lanes {
     }
 };
 
+std::unique_ptr<Lanes> create(int bytes, const std::int32_t* input, const std::int32_t* layers, int layer_count,
+                              const std::int32_t* activations, int activation_count, int capacity, Passes passes) {
+    if (bytes == sizeof(float))
+        return std::make_unique<LanesOf<float>>(input, layers, layer_count, activations, activation_count, capacity,
+                                                passes);
+    return std::make_unique<LanesOf<double>>(input, layers, layer_count, activations, activation_count, capacity, passes);
+}
+
 }  // namespace lanes
 
 using lanes::Data;
 using lanes::Lanes;
-using lanes::LanesOf;
 using lanes::Passes;
 using lanes::State;
 
@@ -236,16 +249,22 @@ int lanes_count(int bytes) { return lanes::kRegisterBytes / bytes; }
 void* lanes_create(int bytes, const std::int32_t* input, const std::int32_t* layers, int layer_count,
                    const std::int32_t* activations, int activation_count, int capacity, int passes) {
     try {
-        std::unique_ptr<Lanes> made;
-        if (bytes == 4)
-            made = std::make_unique<LanesOf<float>>(input, layers, layer_count, activations, activation_count, capacity,
-                                                    Passes(passes));
-        else
-            made = std::make_unique<LanesOf<double>>(input, layers, layer_count, activations, activation_count,
-                                                     capacity, Passes(passes));
-        return made.release();
+        return lanes::create(bytes, input, layers, layer_count, activations, activation_count, capacity, Passes(passes))
+            .release();
     } catch (const std::exception&) {
         return nullptr;
+    }
+}
+
+// Memory that such a network takes, without taking it; negative if there is none such.
+std::int64_t lanes_bytes(int bytes, const std::int32_t* input, const std::int32_t* layers, int layer_count,
+                         const std::int32_t* activations, int activation_count, int capacity, int passes) {
+    try {
+        return std::int64_t(
+            lanes::create(bytes, input, layers, layer_count, activations, activation_count, capacity, Passes::none)
+                ->bytes(Passes(passes)));
+    } catch (const std::exception&) {
+        return -1;
     }
 }
 

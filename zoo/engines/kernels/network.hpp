@@ -20,8 +20,8 @@ namespace lanes {
 constexpr std::size_t kCacheBytes = 96 * 1024;  // what images in work may take of the second cache
 constexpr double kEpsilon = 1e-5;               // PyTorch's, added to variances
 
-// What a network is for: a backward pass keeps the gradients of all images for some layers, for curvature for all.
-enum class Passes { forward = 0, backward = 1, curvature = 2 };
+// What a network is for: none holds no memory, a backward pass keeps the gradients of all images for some layers, for curvature for all.
+enum class Passes { none = -1, forward = 0, backward = 1, curvature = 2 };
 
 struct LayerSpec {
     std::int32_t source, inputs, outputs, kernel, stride, norm;
@@ -96,7 +96,8 @@ class Network {
     using V = Vector<T>;
     static constexpr int lane_count = kLanes<T>;
 
-    // `input`: channels, height and width of an image; `capacity`: images of a pass at most; `passes`: what memory is for.
+    // `input`: channels, height and width of an image; `capacity`: images of a pass at most, 0 for as many as stay in the
+    // cache from one layer to the next; `passes`: what memory is for.
     Network(const std::int32_t input[3], const std::vector<LayerSpec>& layers,
             const std::vector<ActivationSpec>& activations, int capacity, Passes passes)
         : capacity_(capacity), layers_(layers.size()), activations_(activations.size()) {
@@ -104,6 +105,7 @@ class Network {
         for (std::size_t k = 0; k < layers.size(); k++) static_cast<LayerSpec&>(layers_[k]) = layers[k];
         shape(input);
         if (!head().flat) throw std::invalid_argument("the last layer has to be a linear map");
+        if (capacity_ == 0) capacity_ = images_in_cache();
         lay_out();
         order_gradients();
         allocate(passes);
@@ -117,6 +119,13 @@ class Network {
     std::size_t parameters() const { return parameters_; }
     std::size_t statistics() const { return statistics_; }
     int classes() const { return head().outputs; }
+
+    // Memory that so many passes take, in bytes.
+    std::size_t bytes(Passes passes) {
+        std::size_t vectors = passes == Passes::backward ? parameters_ : 0;  // gradients
+        each_buffer(passes, [&](Buffer<T>&, std::size_t own) { vectors += own; });
+        return vectors * sizeof(V);
+    }
 
     // Place of each parameter in the usual order: layer by layer weights [output][input][row][column], then weight and
     // bias of the norm, or the bias.
@@ -169,7 +178,7 @@ class Network {
             }
     }
 
-    // Logits of a batch that was read. With `running`, BatchNorm takes the batch's moments and moves them by `momentum`
+    // Logits of a batch that was read. With `running`, BatchNorm takes the batch's moments and moves these by `momentum`
     // of each lane; else the affine maps are as `fix` made them.
     void forward(int batch, const V* parameters, V* running = nullptr, V momentum = V{}) {
         for (std::size_t j = 0; j < activations_.size(); j++) {
@@ -347,11 +356,12 @@ class Network {
         body(frame, first);
     }
 
-    // Images of a pass that nothing makes larger: no more than stay in the cache from one layer to the next.
+    // Images of a pass that nothing makes larger, a few hundred at most.
     int images_in_cache() const {
         std::size_t vectors = 0;
         for (const Layer<T>& layer : layers_) vectors = std::max(vectors, layer.image());
-        return std::min(capacity_, std::max(4, chunk_of(vectors)));
+        const int most = std::clamp(chunk_of(vectors), 4, 256);
+        return capacity_ ? std::min(capacity_, most) : most;
     }
 
     // Images of a network with so much of the cache for each: as many as stay in it together.
@@ -470,24 +480,32 @@ class Network {
     }
 
     void allocate(Passes passes) {
+        if (passes == Passes::none) return;
+        each_buffer(passes, [](Buffer<T>& buffer, std::size_t vectors) { buffer = Buffer<T>(vectors); });
+        for (Layer<T>& layer : layers_)
+            for (int c = 0; c < layer.outputs; c++)
+                layer.scale.data()[c] = layer.deviation.data()[c] = broadcast(T(1));
+    }
+
+    // Calls body(buffer, vectors) for all memory that passes take.
+    template <class Body>
+    void each_buffer(Passes passes, Body body) {
         const bool backward = passes != Passes::forward;
         const std::size_t batch = capacity_;
         for (Activation<T>& own : activations_) {
-            own.values = Buffer<T>(batch * own.image());
-            if (backward && &own != activations_.data()) own.gradient = Buffer<T>(batch * own.gradient_image());
+            body(own.values, batch * own.image());
+            if (backward && &own != activations_.data()) body(own.gradient, batch * own.gradient_image());
         }
         for (Layer<T>& layer : layers_) {
-            layer.z = Buffer<T>(batch * layer.image());
+            body(layer.z, batch * layer.image());
             for (Buffer<T>* own : {&layer.scale, &layer.shift, &layer.slope, &layer.level, &layer.mean, &layer.deviation,
                                    &layer.sum, &layer.square, &layer.total, &layer.product})
-                *own = Buffer<T>(layer.outputs);
-            for (int c = 0; c < layer.outputs; c++)
-                layer.scale.data()[c] = layer.deviation.data()[c] = broadcast(T(1));
+                body(*own, layer.outputs);
             if (!backward) continue;
             const bool whole = layer.flat || passes == Passes::curvature;
-            layer.delta = Buffer<T>((whole ? batch : std::min<std::size_t>(batch, chunk_of(layer.delta_image()))) *
-                                    layer.delta_image());
-            if (layer.source > 0) layer.turned = Buffer<T>(layer.weight_count());
+            const std::size_t images = whole ? batch : std::min<std::size_t>(batch, chunk_of(layer.delta_image()));
+            body(layer.delta, images * layer.delta_image());
+            if (layer.source > 0) body(layer.turned, layer.weight_count());
         }
     }
 
@@ -548,10 +566,10 @@ class Network {
         return layer.flat ? Extent{1, 1, count} : Extent{count, layer.out_height, layer.out_width};
     }
 
-    void convolve(Layer<T>& layer, const V* parameters, int first, int count, bool moments) {
-        const bool wanted = moments && layer.norm;
+    void convolve(Layer<T>& layer, const V* parameters, int first, int count, const V* running) {
+        const bool wanted = running && layer.norm;
         outputs_of(layer, activations_[layer.source].values, parameters, layer.z, first, count, false,
-                   wanted ? Moments<V>{layer.sum.data(), layer.square.data()} : Moments<V>{});
+                   wanted ? Moments<V>{layer.sum.data(), layer.square.data(), running + layer.running} : Moments<V>{});
     }
 
     void normalise(Layer<T>& layer, int c, const V* own, V mean, V variance) {
@@ -567,8 +585,8 @@ class Network {
         V* mean_of = running + layer.running;
         V* variance_of = mean_of + layer.outputs;
         for (int c = 0; c < layer.outputs; c++) {
-            const V mean = layer.sum.data()[c] / count;
-            const V variance = relu(layer.square.data()[c] / count - mean * mean);
+            const V rest = layer.sum.data()[c] / count, mean = mean_of[c] + rest;
+            const V variance = relu(layer.square.data()[c] / count - rest * rest);
             normalise(layer, c, parameters + layer.offset, mean, variance);
             mean_of[c] += momentum * (mean - mean_of[c]);
             variance_of[c] += momentum * (variance * (count / (count - 1)) - variance_of[c]);
