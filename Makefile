@@ -25,9 +25,10 @@ lock: .venv/ready
 	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --all-extras --group dev \
 	    --no-header --no-annotate --quiet pyproject.toml -o requirements.lock
 
-# uv, itself pinned in the lock, installs everything else; the package is linked, not copied. Bytecode is compiled once
+# uv, itself pinned in the lock, installs everything else; the package is linked, not copied, and its kernels compiled
+# where there is a C++ compiler. Bytecode is compiled once
 # here: where Python may not write it (PYTHONDONTWRITEBYTECODE), each process would spend ten seconds on it.
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock pyproject.toml setup.py $(wildcard zoo/engines/kernels/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements.lock)"
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock

@@ -284,7 +284,7 @@ def test_without_kernels_the_engine_says_what_to_use(monkeypatch):
     monkeypatch.setattr(lane_library, "library", lambda build=None: None)
     shape = ImageShape(1, 8, 10)
     with pytest.raises(
-        RuntimeError, match="installed without a C.. compiler, or the processor runs none of .*'loop'"
+        RuntimeError, match=r"installed without a C.. compiler, or the processor runs none of .*'loop'"
     ):
         LaneEngine(
             models("mlp", 2, shape, 1, torch.float32),
@@ -302,7 +302,7 @@ def test_images_that_are_not_contiguous_are_refused_before_they_are_read():
 
 def test_no_memory_for_it():
     made = describe(build_model("mlp", 2, ImageShape(1, 8, 10)), (1, 8, 8))
-    with pytest.raises(MemoryError, match="no memory for .* models and a batch of 2147483647 images"):
+    with pytest.raises(MemoryError, match=r"no memory for .* models and a batch of 2147483647 images"):
         Network(made, 2**31 - 1)
 
 

@@ -20,6 +20,7 @@ from zoo.engines.lane_library import Data, Network, State
 from zoo.engines.lane_network import Description, describe, flat
 from zoo.snapshots import below, prefixed
 
+
 class LaneEngine:
     """Trains the models of a stack as many at a time as there are lanes."""
 
