@@ -15,6 +15,7 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror zoo/engines/kernels/* tests/zoo/*.cpp
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 20
 
@@ -25,9 +26,9 @@ lock: .venv/ready
 	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --all-extras --group dev \
 	    --no-header --no-annotate --quiet pyproject.toml -o requirements.lock
 
-# uv, itself pinned in the lock, installs everything else; the package is linked, not copied, and its kernels compiled
-# where there is a C++ compiler. Bytecode is compiled once
-# here: where Python may not write it (PYTHONDONTWRITEBYTECODE), each process would spend ten seconds on it.
+# uv, itself pinned in the lock, installs everything else; the package is linked, not copied, and its kernels are compiled
+# where there is a C++ compiler. Bytecode is compiled once here: where Python may not write it
+# (PYTHONDONTWRITEBYTECODE), each process would spend ten seconds on it.
 .venv/ready: requirements.lock pyproject.toml setup.py $(wildcard zoo/engines/kernels/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements.lock)"

@@ -5,9 +5,11 @@ on its slower engine, and `mdzoo build` says so.
 """
 
 import platform
+from pathlib import Path
 
 from setuptools import Extension, setup
 
+KERNELS = Path("zoo/engines/kernels")
 ARM = platform.machine().lower() in ("arm64", "aarch64")
 INSTRUCTION_SETS = {"neon": []} if ARM else {"avx2": ["-mavx2", "-mfma"], "avx512": ["-march=skylake-avx512"]}
 FLAGS = [
@@ -24,11 +26,8 @@ setup(
     ext_modules=[
         Extension(
             f"zoo.engines._lanes_{name}",
-            sources=["zoo/engines/kernels/lanes.cpp"],
-            depends=[
-                f"zoo/engines/kernels/{part}.hpp"
-                for part in ("vector", "convolution", "activation", "network")
-            ],
+            sources=[str(KERNELS / "lanes.cpp")],
+            depends=[str(header) for header in KERNELS.glob("*.hpp")],
             extra_compile_args=[*FLAGS, *own],
             language="c++",
             optional=True,

@@ -1,5 +1,6 @@
 // Runs every kernel on networks read from the standard input, in memory of just the size that they may touch, so that
-// sanitizers see what they should not. Each line: image (3), capacity, images, classes, layers, activations, and these.
+// sanitizers see what they should not. Each line: image (3), capacity, images, classes, layers, activations, and
+// these.
 
 #include <cstdio>
 #include <cstdlib>

@@ -1,8 +1,9 @@
-// What lies between two convolutions, in one pass over memory: BatchNorm (or bias), shortcut, ReLU, pooling; and back.
+// What lies between two convolutions, in one pass over memory: BatchNorm (or bias), shortcut, ReLU, pooling; and
+// back.
 //
-// BatchNorm is an affine map y = scale * z + shift of a layer's outputs z once the batch's moments are known, a bias one
-// with scale 1. An activation is pool(relu(sum of such terms, and of an earlier activation)). It is never stored before
-// the pooling: the way back computes y again from z, which it has to read anyhow.
+// BatchNorm is an affine map y = scale * z + shift of a layer's outputs z once the batch's moments are known, a bias
+// one with scale 1. An activation is pool(relu(sum of such terms, and of an earlier activation)). It is never stored
+// before the pooling: the way back computes y again from z, which it has to read anyhow.
 #pragma once
 
 #include <array>
@@ -58,8 +59,8 @@ struct Terms {
 
 // The sum before the ReLU of a block of channels, its scales held in registers while the pixels of a row pass by.
 //
-// The caches fetch ahead along a row but not from one row to the next of the same channels: so each pixel asks for the
-// one below it that comes next.
+// The caches fetch ahead along a row but not from one row to the next of the same channels: so each pixel asks for
+// the one below it that comes next.
 template <class V, int Count, bool Identity, int Block>
 struct Preactivation {
     static constexpr int count = Count;
@@ -211,7 +212,8 @@ void activate(const Frame& frame, const Terms<V>& terms, V* out) {
     });
 }
 
-// total += sum of dy, and product[t] += sum of dy * z_t, over the pixels of one image: what BatchNorm's gradient takes.
+// total += sum of dy, and product[t] += sum of dy * z_t, over the pixels of one image: what BatchNorm's gradient
+// takes.
 template <class V>
 void gather_sums(const Frame& frame, const Terms<V>& terms, const V* pooled_gradient, V* const total[],
                  V* const product[]) {
@@ -234,7 +236,8 @@ void gather_sums(const Frame& frame, const Terms<V>& terms, const V* pooled_grad
     });
 }
 
-// Where the gradient of a term's z goes, and the affine map of z that BatchNorm adds: dz = dy * scale + z * slope + level.
+// Where the gradient of a term's z goes, and the affine map of z that BatchNorm adds: dz = dy * scale + z * slope +
+// level.
 template <class V>
 struct Delta {
     V* dz = nullptr;

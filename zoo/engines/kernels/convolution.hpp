@@ -1,8 +1,9 @@
-// The three products of a convolution, each blocked for registers: outputs, gradients of inputs, gradients of weights.
+// The three products of a convolution, each blocked for registers: outputs, gradients of inputs, gradients of
+// weights.
 //
-// An image is [height][width][channels] vectors, padded with a border of zeros where a 3x3 kernel reads it. Of a window
-// a kernel reads one run of neighbouring vectors a row: the channels of its taps lie side by side. So a convolution is
-// known by its `Segment`s, and a linear layer is one with a single tap whose "row" is the batch.
+// An image is [height][width][channels] vectors, padded with a border of zeros where a 3x3 kernel reads it. Of a
+// window a kernel reads one run of neighbouring vectors a row: the channels of its taps lie side by side. So a
+// convolution is known by its `Segment`s, and a linear layer is one with a single tap whose "row" is the batch.
 //
 // Weights lie in the order in which the products read them: [block of outputs][tap][input][output of the block]. The
 // loops over a block of `pixels` x `channels` keep their sums in registers: 12 of them hide the latency of the
@@ -17,9 +18,9 @@
 
 namespace lanes {
 
-constexpr int kMostChannels = 4;                      // outputs of a block
+constexpr int kMostChannels = 4;                                 // outputs of a block
 constexpr int kMostPixels[kMostChannels + 1] = {0, 8, 6, 4, 3};  // pixels of a block, by its outputs
-constexpr int kSums = 12;                             // sums of a block of weight gradients
+constexpr int kSums = 12;                                        // sums of a block of weight gradients
 
 // Where a row of a window begins, in vectors from the window's first, and how many vectors it takes.
 struct Segment {
@@ -49,7 +50,9 @@ struct Extent {
     int images, rows, columns;
 };
 
-inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+inline int ceil_div(int a, int b) {
+    return (a + b - 1) / b;
+}
 
 // Outputs of a block: as many as make the fewest vector operations on rows of that length. A block's cost is that of
 // its multiply-adds or of its loads, two a cycle each, but no less than the latency of one multiply-add.
@@ -74,8 +77,8 @@ inline int channel_block(int channels, int columns) {
     return best;
 }
 
-// Sums and sums of squares of outputs less a shift, which BatchNorm wants; none where null. A shift near the mean keeps
-// the digits of a variance that is small beside the mean's square.
+// Sums and sums of squares of outputs less a shift, which BatchNorm wants; none where null. A shift near the mean
+// keeps the digits of a variance that is small beside the mean's square.
 template <class V>
 struct Moments {
     V* sum = nullptr;
@@ -163,8 +166,9 @@ constexpr std::array<std::array<ProductBlock<T>, 8>, kMostChannels> kProductBloc
 
 // out (+)= the window's product with in, over all images: a convolution, or the gradient of its inputs.
 //
-// Blocks of channels come outermost, so that their weights stay in the nearest cache while the images pass by. Moments
-// are summed image by image and then added: of 50,000 numbers summed in a row single precision keeps too little.
+// Blocks of channels come outermost, so that their weights stay in the nearest cache while the images pass by.
+// Moments are summed image by image and then added: of 50,000 numbers summed in a row single precision keeps too
+// little.
 template <class T>
 void product(Extent extent, const Vector<T>* in, Steps in_steps, const Window& window, const Vector<T>* weights,
              int inputs, int outputs, int block, Vector<T>* out, Steps out_steps, bool add,
@@ -176,14 +180,15 @@ void product(Extent extent, const Vector<T>* in, Steps in_steps, const Window& w
         const int count = ceil_div(extent.columns, kMostPixels[own]);
         for (int image = 0; image < extent.images; image++) {
             V sums[2][kMostChannels] = {};
-            const Moments<V> own_moments = moments.sum ? Moments<V>{sums[0], sums[1], moments.shift + first} : Moments<V>{};
+            const Moments<V> own_moments =
+                moments.sum ? Moments<V>{sums[0], sums[1], moments.shift + first} : Moments<V>{};
             for (int y = 0; y < extent.rows; y++) {
                 const V* in_row = in + image * in_steps.image + y * in_steps.row;
                 V* out_row = out + image * out_steps.image + y * out_steps.row + first;
                 for (int k = 0; k < count; k++) {
                     const int x = extent.columns * k / count, next = extent.columns * (k + 1) / count;
-                    kProductBlocks<T>[own - 1][next - x - 1](in_row + x * in_steps.pixel, in_steps.pixel, window, w,
-                                                             out_row + x * out_steps.pixel, out_steps.pixel, add,
+                    kProductBlocks<T>[own - 1][next - x - 1](in_row + x* in_steps.pixel, in_steps.pixel, window, w,
+                                                             out_row + x* out_steps.pixel, out_steps.pixel, add,
                                                              own_moments);
                 }
             }
@@ -197,8 +202,8 @@ void product(Extent extent, const Vector<T>* in, Steps in_steps, const Window& w
 
 // gradient[t][i][c] += sum over all pixels of in[pixel + t][i] * delta[pixel][c], for neighbouring taps t of a row.
 template <class T, int Taps, int Inputs, int Channels>
-void gradient_block(Extent extent, const Vector<T>* in, Steps in_steps, std::ptrdiff_t tap_step, const Vector<T>* delta,
-                    Steps delta_steps, Vector<T>* gradient, std::ptrdiff_t gradient_step) {
+void gradient_block(Extent extent, const Vector<T>* in, Steps in_steps, std::ptrdiff_t tap_step,
+                    const Vector<T>* delta, Steps delta_steps, Vector<T>* gradient, std::ptrdiff_t gradient_step) {
     using V = Vector<T>;
     constexpr int rows = Taps * Inputs;
     V sums[rows][Channels];
@@ -277,7 +282,8 @@ void weight_gradient(Extent extent, const Vector<T>* in, Steps in_steps, std::pt
         for (int row = 0; row < size; row++)
             for (int k = 0; k < count; k++) {
                 const int i = inputs * k / count, next = inputs * (k + 1) / count;
-                const std::ptrdiff_t at = (static_cast<std::ptrdiff_t>(first) * size * size + row * size * own) * inputs;
+                const std::ptrdiff_t at =
+                    (static_cast<std::ptrdiff_t>(first) * size * size + row * size * own) * inputs;
                 blocks[own - 1][next - i - 1](extent, in + row * tap_row + i, in_steps, inputs, delta + first,
                                               delta_steps, gradient + at + i * own, inputs * own);
             }

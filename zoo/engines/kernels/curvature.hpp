@@ -1,11 +1,11 @@
 // How the loss curves along directions in the weights: exact second derivatives, each lane with its own direction.
 //
-// The network is in evaluation mode: BatchNorm is an affine map with fixed statistics. Along w + e v every number has a
-// series x + e x1 + e^2 x2 + ..., and as the network is made of products and of choices that do not depend on e (ReLU,
-// the largest of four), the coefficients pass through it as the numbers do: z = w * x gives z1 = w * x1 + v * x and
-// z2 = w * x2 + v * x1 (Griewank and Walther, Evaluating Derivatives, 2008, chapter 13). The second coefficient of the
-// loss is half of v'Hv, for each image. The product Hv is the derivative of the way back along v: Pearlmutter's
-// R-operator (Fast Exact Multiplication by the Hessian, 1994).
+// The network is in evaluation mode: BatchNorm is an affine map with fixed statistics. Along w + e v every number has
+// a series x + e x1 + e^2 x2 + ..., and as the network is made of products and of choices that do not depend on e
+// (ReLU, the largest of four), the coefficients pass through it as the numbers do: z = w * x gives z1 = w * x1 + v *
+// x and z2 = w * x2 + v * x1 (Griewank and Walther, Evaluating Derivatives, 2008, chapter 13). The second coefficient
+// of the loss is half of v'Hv, for each image. The product Hv is the derivative of the way back along v:
+// Pearlmutter's R-operator (Fast Exact Multiplication by the Hessian, 1994).
 #pragma once
 
 #include "network.hpp"
@@ -55,8 +55,8 @@ struct SeriesSum {
 
 // A row of the activation's coefficient: what the ReLU and the pooling choose by the numbers themselves.
 template <class V, class Sum, class Series, int Block>
-[[gnu::always_inline]] inline void activate_series_row(const Frame& frame, int y, const Sum& sum, const Series& series,
-                                                       V* out) {
+[[gnu::always_inline]] inline void activate_series_row(const Frame& frame, int y, const Sum& sum,
+                                                       const Series& series, V* out) {
     if (frame.pool == Pool::maximum) {
         for (int x = 0; x < frame.pooled_width; x++)
 #pragma GCC unroll 2
@@ -92,15 +92,15 @@ class Curvature {
 
     // `order` 2 for forms, 1 for products; the network has to have gradients for products.
     Curvature(Network<T>& network, int order) : network_(network), order_(order) {
-        const std::size_t batch = network.capacity();
-        for (Activation<T>& own : network.activations()) {
-            const bool image = &own == network.activations().data();
+        const std::size_t batch = network.layout().capacity;
+        for (Activation<T>& own : network.layout().activations) {
+            const bool image = &own == network.layout().activations.data();
             Part part;
             for (int i = 0; i < order; i++) part.values[i] = Buffer<T>(image ? 0 : batch * own.image());
             if (order == 1 && !image) part.gradient = Buffer<T>(batch * own.gradient_image());
             activations_.push_back(std::move(part));
         }
-        for (Layer<T>& own : network.layers()) {
+        for (Layer<T>& own : network.layout().layers) {
             LayerPart part;
             for (int i = 0; i < order; i++) part.z[i] = Buffer<T>(batch * own.image());
             part.turn = Buffer<T>(own.outputs);
@@ -113,12 +113,13 @@ class Curvature {
         }
     }
 
-    // The direction from which the next passes take their second derivatives, beside the weights that `fix` was given.
+    // The direction from which the next passes take their second derivatives, beside the weights that `fix` was
+    // given.
     void aim(const V* parameters, const V* direction) {
         parameters_ = parameters;
         direction_ = direction;
         for (std::size_t k = 0; k < layers_.size(); k++) {
-            const Layer<T>& layer = network_.layers()[k];
+            const Layer<T>& layer = network_.layout().layers[k];
             for (int c = 0; c < layer.outputs; c++) {
                 const V* own = direction + layer.offset;
                 V& turn = layers_[k].turn.data()[c];
@@ -127,15 +128,15 @@ class Curvature {
                     layer.norm ? own[layer.outputs + c] - layer.mean.data()[c] * turn : own[c];
             }
             if (order_ > 1 || layer.source == 0) continue;
-            Network<T>::turn(layer, parameters, network_.layers()[k].turned);
-            Network<T>::turn(layer, direction, layers_[k].turned);
+            Layout<T>::turn(layer, parameters, network_.layout().layers[k].turned);
+            Layout<T>::turn(layer, direction, layers_[k].turned);
         }
     }
 
     // v'Hv of each image of a batch that was read and passed forward, [image][lane].
     void forms(int batch, const std::int64_t* const labels[], const std::int64_t* rows, std::int64_t stride, T* out) {
         forward(batch);
-        const Layer<T>& head = network_.head();
+        const Layer<T>& head = network_.layout().head();
         const LayerPart& part = layers_.back();
         for (int b = 0; b < batch; b++) {
             const std::size_t at = std::size_t(b) * head.outputs;
@@ -152,8 +153,7 @@ class Curvature {
                 second += share * z2[c];
             }
             V right;
-            for (int lane = 0; lane < n; lane++)
-                right[lane] = z2[labels[lane][rows[lane * stride + b]]][lane];
+            for (int lane = 0; lane < n; lane++) right[lane] = z2[labels[lane][rows[lane * stride + b]]][lane];
             // The second derivative of log sum exp z, less that of the label's logit: z2 is half of z's.
             const V mean = first / sum;
             const V form = T(2) * (second / sum - right) + (square / sum - mean * mean);
@@ -162,15 +162,16 @@ class Curvature {
     }
 
     // Adds Hv of the loss summed over a batch that was read and passed forward to `out`, [parameter].
-    void product(int batch, const std::int64_t* const labels[], const std::int64_t* rows, std::int64_t stride, V* out) {
+    void product(int batch, const std::int64_t* const labels[], const std::int64_t* rows, std::int64_t stride,
+                 V* out) {
         forward(batch);
         begin_back(batch, labels, rows, stride, out);
         const int last = int(layers_.size()) - 1;
         pass_back(last, batch, out);
         for (int j = int(activations_.size()) - 1; j > 0; j--) {
             scatter_tangents(j, batch, out);
-            for (int t = 0; t < network_.activations()[j].terms; t++)
-                pass_back(network_.activations()[j].term[t], batch, out);
+            for (int t = 0; t < network_.layout().activations[j].terms; t++)
+                pass_back(network_.layout().activations[j].term[t], batch, out);
         }
     }
 
@@ -192,18 +193,18 @@ class Curvature {
     // The coefficients of everything that `Network::forward` computes.
     void forward(int batch) {
         for (std::size_t j = 0; j < activations_.size(); j++) {
-            const Activation<T>& activation = network_.activations()[j];
+            const Activation<T>& activation = network_.layout().activations[j];
             for (int i = 0; i < order_ && j > 0; i++)
-                network_.each_image(activation, 0, batch, [&](const Frame& frame, int image) {
-                    activate_series(j, i, frame, image);
-                });
+                network_.each_image(activation, 0, batch,
+                                    [&](const Frame& frame, int image) { activate_series(j, i, frame, image); });
             for (int k : activation.readers) {
-                const Layer<T>& layer = network_.layers()[k];
+                const Layer<T>& layer = network_.layout().layers[k];
                 for (int i = 0; i < order_; i++) {
                     Buffer<T>& z = layers_[k].z[i];
                     const Buffer<T>& before = i ? activations_[j].values[i - 1] : activation.values;
-                    if (j > 0) network_.outputs_of(layer, activations_[j].values[i], parameters_, z, 0, batch, false);
-                    if (j > 0 || i == 0) network_.outputs_of(layer, before, direction_, z, 0, batch, j > 0);
+                    if (j > 0)
+                        outputs_of<T>(activation, layer, activations_[j].values[i], parameters_, z, 0, batch, false);
+                    if (j > 0 || i == 0) outputs_of<T>(activation, layer, before, direction_, z, 0, batch, j > 0);
                     // An image has no coefficients of its own: the second of what reads it stays zero.
                 }
             }
@@ -214,7 +215,7 @@ class Curvature {
         SeriesTerms<V> terms;
         for (int t = 0; t < activation.terms; t++) {
             const int k = activation.term[t];
-            const Layer<T>& layer = network_.layers()[k];
+            const Layer<T>& layer = network_.layout().layers[k];
             const std::size_t at = image * layer.image();
             terms.z[t] = layers_[k].z[order].data() + at;
             terms.earlier[t] = (order ? layers_[k].z[order - 1].data() : layer.z.data()) + at;
@@ -223,26 +224,28 @@ class Curvature {
             terms.shift[t] = order ? nullptr : layers_[k].shift.data();
         }
         if (activation.identity >= 0) {
-            const Activation<T>& earlier = network_.activations()[activation.identity];
+            const Activation<T>& earlier = network_.layout().activations[activation.identity];
             terms.identity = activations_[activation.identity].values[order].data() + image * earlier.image();
         }
         return terms;
     }
 
     void activate_series(std::size_t j, int order, const Frame& frame, int image) {
-        const Activation<T>& activation = network_.activations()[j];
+        const Activation<T>& activation = network_.layout().activations[j];
         const SeriesTerms<V> series = series_of(activation, order, image);
         V* out = activations_[j].values[order].data() + image * activation.image();
-        over_terms(frame, network_.terms_of(activation, image), [&](int row, const auto& sum, int channel, auto block) {
-            using Sum = std::decay_t<decltype(sum)>;
-            const SeriesSum<V, Sum::count, Sum::has_identity, block()> own(frame, series, channel);
-            activate_series_row<V, Sum, decltype(own), block()>(frame, row, sum, own, out + channel);
-        });
+        over_terms(frame, network_.terms_of(activation, image),
+                   [&](int row, const auto& sum, int channel, auto block) {
+                       using Sum = std::decay_t<decltype(sum)>;
+                       const SeriesSum<V, Sum::count, Sum::has_identity, block()> own(frame, series, channel);
+                       activate_series_row<V, Sum, decltype(own), block()>(frame, row, sum, own, out + channel);
+                   });
     }
 
     // Gradients of the logits, and their derivatives.
-    void begin_back(int batch, const std::int64_t* const labels[], const std::int64_t* rows, std::int64_t stride, V* out) {
-        Layer<T>& head = network_.head();
+    void begin_back(int batch, const std::int64_t* const labels[], const std::int64_t* rows, std::int64_t stride,
+                    V* out) {
+        Layer<T>& head = network_.layout().head();
         LayerPart& part = layers_.back();
         for (int b = 0; b < batch; b++) {
             const std::size_t at = std::size_t(b) * head.outputs;
@@ -268,72 +271,76 @@ class Curvature {
 
     // The derivative of `Network::pass_back`, and the gradients themselves as far as it needs them.
     void pass_back(int k, int batch, V* out) {
-        Layer<T>& layer = network_.layers()[k];
+        Layer<T>& layer = network_.layout().layers[k];
         LayerPart& part = layers_[k];
-        Activation<T>& source = network_.activations()[layer.source];
-        network_.weight_gradients_of(layer, source.values, part.delta, 0, batch, out);
+        Activation<T>& source = network_.layout().activations[layer.source];
+        weight_gradients_of<T>(source, layer, source.values, part.delta, 0, batch, out);
         if (layer.source == 0) return;
         Part& own = activations_[layer.source];
-        network_.weight_gradients_of(layer, own.values[0], layer.delta, 0, batch, out);
-        network_.input_gradients_of(layer, layer.turned, layer.delta, source.gradient, 0, batch, layer.adds);
-        network_.input_gradients_of(layer, layer.turned, part.delta, own.gradient, 0, batch, layer.adds);
-        network_.input_gradients_of(layer, part.turned, layer.delta, own.gradient, 0, batch, true);
+        weight_gradients_of<T>(source, layer, own.values[0], layer.delta, 0, batch, out);
+        input_gradients_of<T>(source, layer, layer.turned, layer.delta, source.gradient, 0, batch, layer.adds);
+        input_gradients_of<T>(source, layer, layer.turned, part.delta, own.gradient, 0, batch, layer.adds);
+        input_gradients_of<T>(source, layer, part.turned, layer.delta, own.gradient, 0, batch, true);
     }
 
     // From an activation's gradient and its derivative to those of its terms' z, of their scales and shifts.
     void scatter_tangents(int j, int batch, V* out) {
-        const Activation<T>& activation = network_.activations()[j];
+        const Activation<T>& activation = network_.layout().activations[j];
         network_.each_image(activation, 0, batch, [&](const Frame& frame, int image) {
             const SeriesTerms<V> series = series_of(activation, 0, image);
             const std::size_t at = image * activation.gradient_image();
             V *identity = nullptr, *identity1 = nullptr;
             if (activation.identity > 0) {
-                Activation<T>& earlier = network_.activations()[activation.identity];
+                Activation<T>& earlier = network_.layout().activations[activation.identity];
                 identity = earlier.gradient.data() + image * earlier.gradient_image();
                 identity1 = activations_[activation.identity].gradient.data() + image * earlier.gradient_image();
             }
-            over_terms(frame, network_.terms_of(activation, image), [&](int row, const auto& sum, int channel, auto block) {
-                using Sum = std::decay_t<decltype(sum)>;
-                constexpr int width = block(), count = Sum::count;
-                const SeriesSum<V, count, Sum::has_identity, width> own(frame, series, channel);
-                V total[width] = {}, times[count][width] = {};
-                const V* pooled[2] = {activation.gradient.data() + at + channel,
-                                      activations_[j].gradient.data() + at + channel};
-                gate_row<V, Sum, width>(
-                    frame, row, sum, pooled, [&](int y, int x, int k, Several<V, 2> dy) __attribute__((always_inline)) {
-                        const int pixel = frame.pixel(y, x) + k;
-                        total[k] += dy[1];
+            over_terms(
+                frame, network_.terms_of(activation, image), [&](int row, const auto& sum, int channel, auto block) {
+                    using Sum = std::decay_t<decltype(sum)>;
+                    constexpr int width = block(), count = Sum::count;
+                    const SeriesSum<V, count, Sum::has_identity, width> own(frame, series, channel);
+                    V total[width] = {}, times[count][width] = {};
+                    const V* pooled[2] = {activation.gradient.data() + at + channel,
+                                          activations_[j].gradient.data() + at + channel};
+                    gate_row<V, Sum, width>(
+                        frame, row, sum, pooled,
+                        [&](int y, int x, int k, Several<V, 2> dy) __attribute__((always_inline)) {
+                            const int pixel = frame.pixel(y, x) + k;
+                            total[k] += dy[1];
 #pragma GCC unroll 2
-                        for (int t = 0; t < count; t++) {
-                            times[t][k] += dy[1] * own.earlier[t][pixel] + dy[0] * own.z[t][pixel];
-                            Layer<T>& layer = network_.layers()[activation.term[t]];
-                            const int to = ((y + layer.border()) * (frame.width + 2 * layer.border()) + x + layer.border()) *
-                                               frame.channels + channel + k;
-                            const std::size_t first = image * layer.delta_image();
-                            layer.delta.data()[first + to] = dy[0] * own.scale[t][k];
-                            layers_[activation.term[t]].delta.data()[first + to] =
-                                dy[1] * own.scale[t][k] + dy[0] * own.turn[t][k];
+                            for (int t = 0; t < count; t++) {
+                                times[t][k] += dy[1] * own.earlier[t][pixel] + dy[0] * own.z[t][pixel];
+                                Layer<T>& layer = network_.layout().layers[activation.term[t]];
+                                const int to =
+                                    ((y + layer.border()) * (frame.width + 2 * layer.border()) + x + layer.border()) *
+                                        frame.channels +
+                                    channel + k;
+                                const std::size_t first = image * layer.delta_image();
+                                layer.delta.data()[first + to] = dy[0] * own.scale[t][k];
+                                layers_[activation.term[t]].delta.data()[first + to] =
+                                    dy[1] * own.scale[t][k] + dy[0] * own.turn[t][k];
+                            }
+                            if (identity) {
+                                V &to = identity[pixel + channel], &to1 = identity1[pixel + channel];
+                                to = activation.identity_adds ? to + dy[0] : dy[0];
+                                to1 = activation.identity_adds ? to1 + dy[1] : dy[1];
+                            }
+                        });
+                    for (int t = 0; t < count; t++) {
+                        const Layer<T>& layer = network_.layout().layers[activation.term[t]];
+                        for (int k = 0; k < width; k++) {
+                            const int c = channel + k;
+                            V* to = out + layer.offset + c;
+                            if (!layer.norm) {
+                                *to += total[k];
+                                continue;
+                            }
+                            *to += layer.deviation.data()[c] * (times[t][k] - layer.mean.data()[c] * total[k]);
+                            to[layer.outputs] += total[k];
                         }
-                        if (identity) {
-                            V &to = identity[pixel + channel], &to1 = identity1[pixel + channel];
-                            to = activation.identity_adds ? to + dy[0] : dy[0];
-                            to1 = activation.identity_adds ? to1 + dy[1] : dy[1];
-                        }
-                    });
-                for (int t = 0; t < count; t++) {
-                    const Layer<T>& layer = network_.layers()[activation.term[t]];
-                    for (int k = 0; k < width; k++) {
-                        const int c = channel + k;
-                        V* to = out + layer.offset + c;
-                        if (!layer.norm) {
-                            *to += total[k];
-                            continue;
-                        }
-                        *to += layer.deviation.data()[c] * (times[t][k] - layer.mean.data()[c] * total[k]);
-                        to[layer.outputs] += total[k];
                     }
-                }
-            });
+                });
         });
     }
 };

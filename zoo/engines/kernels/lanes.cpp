@@ -1,7 +1,7 @@
 // What Python calls: stacks of networks in training, in evaluation, and their curvature. One thread, no global state.
 //
-// Memory that outlives a call is the caller's, laid out [parameter][lane] and aligned to 64 bytes; a network keeps only
-// what it computes. Each function exists for single and double precision; `bytes` says which.
+// Memory that outlives a call is the caller's, laid out [parameter][lane] and aligned to 64 bytes; a network keeps
+// only what it computes. Each function exists for single and double precision; `bytes` says which.
 
 #include <memory>
 
@@ -53,18 +53,20 @@ class LanesOf final : public Lanes {
 
     LanesOf(const std::int32_t* input, const std::int32_t* layers, int layer_count, const std::int32_t* activations,
             int activation_count, int capacity, Passes passes)
-        : network_(input, records<LayerSpec>(layers, layer_count),
-                   records<ActivationSpec>(activations, activation_count), capacity, passes),
-          gradients_(passes == Passes::backward ? network_.parameters() : 0) {}
+        : network_(Layout<T>(input, records<LayerSpec>(layers, layer_count),
+                             records<ActivationSpec>(activations, activation_count), capacity, passes)),
+          gradients_(passes == Passes::backward ? network_.layout().parameters : 0) {}
 
-    std::int64_t size(int what) const override { return what ? network_.statistics() : network_.parameters(); }
+    std::int64_t size(int what) const override {
+        return what ? network_.layout().statistics : network_.layout().parameters;
+    }
 
-    std::size_t bytes(Passes passes) override { return network_.bytes(passes); }
+    std::size_t bytes(Passes passes) override { return network_.layout().bytes(passes); }
 
-    void order(std::int64_t* places) const override { network_.order(places); }
+    void order(std::int64_t* places) const override { network_.layout().order(places); }
 
-    // SGD with momentum and weight decay, as torch.optim.SGD; `rates` and `losses` are [lane][step], `live` is 0 for a
-    // lane that stays as it is. A lane whose loss is not finite stops there, with NaN as its loss.
+    // SGD with momentum and weight decay, as torch.optim.SGD; `rates` and `losses` are [lane][step], `live` is 0 for
+    // a lane that stays as it is. A lane whose loss is not finite stops there, with NaN as its loss.
     void train(State state, Data data, int steps, int batch, const double* rates, const double* momenta,
                const double* decays, double* live, double* losses, std::int64_t* wrong) override {
         V* parameters = static_cast<V*>(state.parameters);
@@ -126,14 +128,15 @@ class LanesOf final : public Lanes {
         }
     }
 
-    // SGD of the bend of a path from one model to another at given points of it (Garipov et al., NeurIPS 2018): `ends`
-    // are start and end, `shares` [lane][step][start, bend, end], `rates` [step]. Weight decay is of the path's weights.
-    void bend(const void* ends, State state, Data data, int steps, int batch, const double* shares, const double* rates,
-              double momentum, double decay) override {
-        const std::size_t size = network_.parameters();
+    // SGD of the bend of a path from one model to another at given points of it (Garipov et al., NeurIPS 2018):
+    // `ends` are start and end, `shares` [lane][step][start, bend, end], `rates` [step]. Weight decay is of the
+    // path's weights.
+    void bend(const void* ends, State state, Data data, int steps, int batch, const double* shares,
+              const double* rates, double momentum, double decay) override {
+        const std::size_t size = network_.layout().parameters;
         const V *start = static_cast<const V*>(ends), *end = start + size;
         V *middle = static_cast<V*>(state.parameters), *velocity = static_cast<V*>(state.momentum);
-        Buffer<T> weights(size), running(network_.statistics());
+        Buffer<T> weights(size), running(network_.layout().statistics);
         for (int step = 0; step < steps; step++) {
             const double* own = shares + std::ptrdiff_t(step) * 3;
             const std::ptrdiff_t lane = std::ptrdiff_t(steps) * 3;
@@ -169,7 +172,7 @@ class LanesOf final : public Lanes {
         Curvature<T>& curvature = curved(1);
         aim(curvature, state, direction);
         V* out = static_cast<V*>(product);
-        std::memset(static_cast<void*>(out), 0, network_.parameters() * sizeof(V));
+        std::memset(static_cast<void*>(out), 0, network_.layout().parameters * sizeof(V));
         each_batch(state, data, count, [&](std::int64_t first, int batch) {
             curvature.product(batch, data.labels, data.rows + first, data.stride, out);
         });
@@ -194,7 +197,7 @@ class LanesOf final : public Lanes {
     // Reads so many images, as many at a time as a pass holds, passes them forward, and calls body(first, count).
     template <class Body>
     void each_batch(State state, Data data, std::int64_t count, Body body) {
-        const int most = network_.images_in_cache();
+        const int most = network_.layout().images_in_cache();
         for (std::int64_t first = 0; first < count; first += most) {
             const int batch = int(std::min<std::int64_t>(most, count - first));
             network_.read(images(data), data.rows + first, data.stride, batch);
@@ -219,7 +222,7 @@ class LanesOf final : public Lanes {
 
     void descend(V* parameters, V* velocity, V rate, V momentum, V decay) {
         const V* gradients = gradients_.data();
-        for (std::size_t i = 0; i < network_.parameters(); i++) {
+        for (std::size_t i = 0; i < network_.layout().parameters; i++) {
             velocity[i] = momentum * velocity[i] + (gradients[i] + decay * parameters[i]);
             parameters[i] -= rate * velocity[i];
         }
@@ -231,7 +234,8 @@ std::unique_ptr<Lanes> create(int bytes, const std::int32_t* input, const std::i
     if (bytes == sizeof(float))
         return std::make_unique<LanesOf<float>>(input, layers, layer_count, activations, activation_count, capacity,
                                                 passes);
-    return std::make_unique<LanesOf<double>>(input, layers, layer_count, activations, activation_count, capacity, passes);
+    return std::make_unique<LanesOf<double>>(input, layers, layer_count, activations, activation_count, capacity,
+                                             passes);
 }
 
 }  // namespace lanes
@@ -243,13 +247,16 @@ using lanes::State;
 
 extern "C" {
 
-int lanes_count(int bytes) { return lanes::kRegisterBytes / bytes; }
+int lanes_count(int bytes) {
+    return lanes::kRegisterBytes / bytes;
+}
 
 // Null if there is no memory for it, or no such network.
 void* lanes_create(int bytes, const std::int32_t* input, const std::int32_t* layers, int layer_count,
                    const std::int32_t* activations, int activation_count, int capacity, int passes) {
     try {
-        return lanes::create(bytes, input, layers, layer_count, activations, activation_count, capacity, Passes(passes))
+        return lanes::create(bytes, input, layers, layer_count, activations, activation_count, capacity,
+                             Passes(passes))
             .release();
     } catch (const std::exception&) {
         return nullptr;
@@ -268,11 +275,17 @@ std::int64_t lanes_bytes(int bytes, const std::int32_t* input, const std::int32_
     }
 }
 
-void lanes_destroy(void* made) { delete static_cast<Lanes*>(made); }
+void lanes_destroy(void* made) {
+    delete static_cast<Lanes*>(made);
+}
 
-std::int64_t lanes_size(void* made, int what) { return static_cast<Lanes*>(made)->size(what); }
+std::int64_t lanes_size(void* made, int what) {
+    return static_cast<Lanes*>(made)->size(what);
+}
 
-void lanes_order(void* made, std::int64_t* places) { static_cast<Lanes*>(made)->order(places); }
+void lanes_order(void* made, std::int64_t* places) {
+    static_cast<Lanes*>(made)->order(places);
+}
 
 void lanes_train(void* made, State state, Data data, int steps, int batch, const double* rates, const double* momenta,
                  const double* decays, double* live, double* losses, std::int64_t* wrong) {
