@@ -1,7 +1,7 @@
 """The compiled part of the package: the lane kernels, once for each instruction set.
 
-All else is in pyproject.toml. An extension that cannot be compiled is left out with a warning; the package then trains
-on its slower engine, and `mdzoo build` says so.
+All else is in pyproject.toml. An extension that cannot be compiled is left out with a warning; the package then
+trains on its slower engine, and `mdzoo build` says so.
 """
 
 import platform

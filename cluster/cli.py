@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster import cli_diagnosis, cli_examine, cli_releases, signals
+from cluster import cli_calibrate, cli_diagnosis, cli_examine, cli_releases, signals
 from cluster.executors import InProcessExecutor
 from cluster.pipeline import Only
 from cluster.ray_executor import GPU_SHARE, RayExecutor
@@ -293,6 +293,7 @@ def status(
 app.command()(cli_diagnosis.benchmark)
 app.command()(cli_diagnosis.score)
 app.command()(cli_examine.examine)
+app.command()(cli_calibrate.calibrate)
 app.command()(cli_releases.publish)
 app.command()(cli_releases.verify)
 app.command()(cli_releases.report)

@@ -20,6 +20,7 @@ from cluster.status_file import StatusFile
 from zoo import fragments, stages, tables
 from zoo.config import TrainConfig
 from zoo.costs import costs_of
+from zoo.engines.lane_library import NO_KERNELS, library
 from zoo.fragments import FAILED, Measurement, TrainedRun
 from zoo.landscape.measure import functions_of
 from zoo.measurements import MeasureJob, Wanted, plan_measurements
@@ -126,6 +127,8 @@ def build(
         )
         work = _Work(executor, store, plan, pipeline, device, snapshot_seconds, planner.engine_of)
         clock.lap("plan")
+        if library() is None and any(planner.engine_of(group.example) == "lanes" for group in plan.groups):
+            print(f"mdzoo: {NO_KERNELS}; small networks train on the slower engine", file=sys.stderr)
         progress = work.do(status)
         if only in (None, "train"):  # else some stacks may still want theirs
             drop_all(store)

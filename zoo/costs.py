@@ -139,7 +139,7 @@ CASES = tuple(
 
 
 def calibrate(
-    cases: tuple[Case, ...] = CASES, seconds: float = 0.3, done: Callable[[Case], None] | None = None
+    cases: tuple[Case, ...] = CASES, seconds: float = 0.3, done: Callable[[Case], object] | None = None
 ) -> Costs:
     """Measure this machine, on one thread.
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.compare_engines import LEVEL, holm, p_values
 from zoo.config import Run, TrainConfig
 from zoo.datasets import DataSource, Split, load_dataset, select
 from zoo.engines import lane_library, lanes
@@ -284,7 +285,8 @@ def test_without_kernels_the_engine_says_what_to_use(monkeypatch):
     monkeypatch.setattr(lane_library, "library", lambda build=None: None)
     shape = ImageShape(1, 8, 10)
     with pytest.raises(
-        RuntimeError, match=r"installed without a C.. compiler, or the processor runs none of .*'loop'"
+        RuntimeError,
+        match=r"installed without a C.. compiler, or .* has neither AVX2 nor NEON; use the engine 'loop'",
     ):
         LaneEngine(
             models("mlp", 2, shape, 1, torch.float32),
@@ -382,3 +384,22 @@ def test_what_is_computed_does_not_depend_on_the_order_of_modules_in_memory():
         expected = nn.functional.cross_entropy(model(split.images), split.labels).item()
     ((loss, _),) = engine.scores([model.state_dict()], split)
     assert math.isclose(loss, expected, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize(("width", "batch", "noise_share"), [(1, 8, 0.0), (8, 64, 0.2)])
+def test_over_64_seeds_its_networks_are_those_of_the_plain_loop(width, batch, noise_share):
+    """Final errors by distribution, at two corners; `benchmarks/compare_engines.py` has all."""
+    digits = load_dataset(DataSource("digits"))
+    own = TrainConfig(
+        *("digits", digits.fingerprint, "cnn", width, batch, 500, 60 * batch), label_noise=noise_share
+    )
+    assert min(holm(list(p_values(own, digits, seeds=64).values()))) > LEVEL
+
+
+def test_engines_that_differ_are_told_apart(monkeypatch):
+    """The same comparison sees a rate that is a third off."""
+    digits = load_dataset(DataSource("digits"))
+    own = TrainConfig("digits", digits.fingerprint, "cnn", 2, 16, 500, 960)
+    advance = LaneEngine.advance
+    monkeypatch.setattr(LaneEngine, "advance", lambda self, rows, rates: advance(self, rows, rates / 3))
+    assert min(holm(list(p_values(own, digits, seeds=64).values()))) < LEVEL

@@ -33,6 +33,12 @@ BUILDS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
 """Builds that run where torch says that the processor has an instruction set, the best first."""
 
 
+NO_KERNELS = (
+    "the lane kernels are not there: the package was installed without a C++ compiler, or the processor has neither "
+    "AVX2 nor NEON"
+)
+
+
 class State(ctypes.Structure):
     """What a network goes on from; each a tensor [., lanes], or null."""
 
@@ -150,10 +156,7 @@ class Network:
         """
         loaded = kernels or library()
         if loaded is None:
-            raise RuntimeError(
-                "the lane kernels are not there: the package was installed without a C++ compiler, or the processor "
-                f"runs none of {sorted({b for own in BUILDS.values() for b in own})}; use the engine 'loop'"
-            )
+            raise RuntimeError(f"{NO_KERNELS}; use the engine 'loop'")
         self._kernels, size = loaded, dtype.itemsize
         self.lanes, self.capacity = loaded.lanes_count(size), capacity
         self._made: int | None = loaded.lanes_create(*_given(made, capacity, size, passes))
