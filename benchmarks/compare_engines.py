@@ -2,9 +2,9 @@
 
     python benchmarks/compare_engines.py [--spec fashion] [--seeds 64] [--passes 4000]          # half an hour
 
-After some steps two engines differ, as training is chaotic: what has to agree are the distributions. At each corner of
-a spec's grid both engines train the same seeds; the two-sample Kolmogorov-Smirnov test compares their final training
-and test errors, and Holm's correction keeps the chance of a single false alarm among all tests at 1%.
+After some steps two engines differ, as training is chaotic: what has to agree are the distributions. At each corner
+of a spec's grid both engines train the same seeds; the two-sample Kolmogorov-Smirnov test compares their final
+training and test errors, and Holm's correction keeps the chance of a single false alarm among all tests at 1%.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ if __name__ == "__main__":
     parser.add_argument("--spec", default="fashion")
     parser.add_argument("--seeds", type=int, default=64)
     parser.add_argument(
-        "--passes", type=int, help="Images that a network sees in training; as in the spec if not given."
+        "--passes", type=int, help="Images that a network sees; as in the spec if not given."
     )
     options = parser.parse_args()
     main(options.spec, options.seeds, options.passes)
