@@ -80,8 +80,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--spec", default="fashion")
     parser.add_argument("--seeds", type=int, default=64)
-    parser.add_argument(
-        "--passes", type=int, help="Images that a network sees; as in the spec if not given."
-    )
+    parser.add_argument("--passes", type=int, help="Images that a network sees; as in the spec if not given.")
     options = parser.parse_args()
     main(options.spec, options.seeds, options.passes)

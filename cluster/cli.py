@@ -94,7 +94,10 @@ def build(
         typer.Option(min=1, help="Most runs that train together in one task; chosen by what a run costs."),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="loop or lanes; for each stack the faster one if not given.")
+        str | None,
+        typer.Option(
+            help="loop, lanes, or stack (for GPUs); the faster of the first two for each stack if not given."
+        ),
     ] = None,
     device: Device = "cpu",
     gpu_share: GpuShare = GPU_SHARE,

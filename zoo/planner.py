@@ -15,6 +15,9 @@ from zoo.grids import Group
 from zoo.models import ImageShape, build_model, work_of
 from zoo.stacks import STACK_SIZE
 
+STACK = "stack"
+"""The engine of GPUs: it trains where it is asked for, as what it costs is not measured yet."""
+
 SHORTEST, LONGEST = 2.0, 600.0
 """Seconds that a stack is to take: a shorter one would spend its time on being a task, a longer one is halved."""
 
@@ -42,8 +45,8 @@ class Planner:
 
     def __post_init__(self) -> None:
         """Refuse an engine that does not exist or train on the device, and a stack size that no stack has."""
-        if self.engine not in (None, *ENGINES):
-            raise ValueError(f"no engine is named {self.engine!r}; there are {', '.join(ENGINES)}")
+        if self.engine not in (None, *ENGINES, STACK):
+            raise ValueError(f"no engine is named {self.engine!r}; there are {', '.join((*ENGINES, STACK))}")
         if self.engine == "lanes" and self.device != "cpu":
             raise ValueError(f"device is {self.device!r}; lanes are the CPU's, use the engine 'loop'")
         if self.stack_size is not None and self.stack_size < 1:
@@ -51,6 +54,8 @@ class Planner:
 
     def engine_of(self, config: TrainConfig) -> str:
         """The engine that trains a configuration: the loop where lanes do not know its architecture."""
+        if self.engine == STACK:
+            return STACK
         shape = self._shape(config)
         work = work_of(config.architecture, config.width, shape)
         if self.device != "cpu" or work is None or not in_lanes(config.architecture, config.width, shape):
@@ -62,7 +67,9 @@ class Planner:
     def seconds_of(self, config: TrainConfig) -> float:
         """Seconds of one run's training, on a core of the machine of the table; of unknown work, one a step."""
         work = work_of(config.architecture, config.width, self._shape(config))
-        step = self.costs.of_step(self.engine_of(config), work, config.batch_size) if work else 1.0
+        engine = self.engine_of(config)
+        known = engine if engine in ENGINES else "loop"
+        step = self.costs.of_step(known, work, config.batch_size) if work else 1.0
         return config.steps * step
 
     def runs_of(self, config: TrainConfig) -> int:

@@ -25,11 +25,12 @@ from zoo.datasets import Dataset, RunData, Split, select_alike
 from zoo.engines import Engine, Progress
 from zoo.engines.lanes import LaneEngine
 from zoo.engines.loop import LoopEngine
+from zoo.engines.stack import StackEngine
 from zoo.models import image_shape, initial_model
 from zoo.snapshots import Keeper, Snapshot, below, prefixed
 from zoo.stacks import Stack
 
-ENGINES: dict[str, type[Engine]] = {"loop": LoopEngine, "lanes": LaneEngine}
+ENGINES: dict[str, type[Engine]] = {"loop": LoopEngine, "lanes": LaneEngine, "stack": StackEngine}
 
 SECONDS_A_PIECE = 5.0
 """After how much training it is asked whether a snapshot is due."""

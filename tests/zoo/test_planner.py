@@ -125,12 +125,15 @@ def test_an_engine_can_be_asked_for():
     assert Planner(TABLE, SHAPES, engine="loop").engine_of(config(1)) == "loop"
     assert Planner(TABLE, SHAPES, engine="lanes").engine_of(config(256)) == "lanes"
     assert Planner(TABLE, SHAPES, device="cuda").engine_of(config(1)) == "loop"
+    stacked = Planner(TABLE, SHAPES, device="cuda", engine="stack")
+    assert stacked.engine_of(config(1)) == "stack"
+    assert stacked.seconds_of(config(1)) == Planner(TABLE, SHAPES, engine="loop").seconds_of(config(1))
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"engine": "warp"}, "no engine is named 'warp'; there are loop, lanes"),
+        ({"engine": "warp"}, "no engine is named 'warp'; there are loop, lanes, stack"),
         ({"engine": "lanes", "device": "cuda"}, "device is 'cuda'; lanes are the CPU's"),
         ({"stack_size": 0}, "stack size is 0; it has to be at least 1"),
     ],
