@@ -95,9 +95,7 @@ def build(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(
-            help="loop, lanes, or stack (for GPUs); the faster of the first two for each stack if not given."
-        ),
+        typer.Option(help="loop, lanes, or stack (for GPUs); if not given, the faster of the first two."),
     ] = None,
     device: Device = "cpu",
     gpu_share: GpuShare = GPU_SHARE,
