@@ -26,7 +26,8 @@ struct Term {
 
 // Sizes of an activation before (`height`, `width`) and after its pooling, and where its identity term lies.
 struct Frame {
-    int channels, height, width;
+    int channels, pitch;  // of a pixel: its vectors, and those to the next
+    int height, width;
     int pooled_height, pooled_width;
     int border;           // of the activation as it is stored
     int identity_border;  // of the identity term
@@ -43,11 +44,11 @@ struct Frame {
         return Element<V>(1) / Element<V>(height * width);
     }
 
-    int pixel(int y, int x) const { return (y * width + x) * channels; }
-    int out(int y, int x) const { return ((y + border) * (pooled_width + 2 * border) + x + border) * channels; }
-    int pooled(int y, int x) const { return (y * pooled_width + x) * channels; }
+    int pixel(int y, int x) const { return (y * width + x) * pitch; }
+    int out(int y, int x) const { return ((y + border) * (pooled_width + 2 * border) + x + border) * pitch; }
+    int pooled(int y, int x) const { return (y * pooled_width + x) * pitch; }
     int earlier(int y, int x) const {
-        return ((y + identity_border) * (width + 2 * identity_border) + x + identity_border) * channels;
+        return ((y + identity_border) * (width + 2 * identity_border) + x + identity_border) * pitch;
     }
 };
 
@@ -85,7 +86,7 @@ struct Preactivation {
     }
 
     [[gnu::always_inline]] V operator()(int y, int x, int k) const {
-        const int at = frame.pixel(y, x) + k, ahead = frame.rows_at_once() * frame.width * frame.channels;
+        const int at = frame.pixel(y, x) + k, ahead = frame.rows_at_once() * frame.width * frame.pitch;
         V value = shift[k];
 #pragma GCC unroll 2
         for (int t = 0; t < Count; t++) {
@@ -246,7 +247,7 @@ struct Delta {
     int border = 0;
 
     int at(const Frame& frame, int y, int x) const {
-        return ((y + border) * (frame.width + 2 * border) + x + border) * frame.channels;
+        return ((y + border) * (frame.width + 2 * border) + x + border) * frame.pitch;
     }
 };
 

@@ -28,14 +28,17 @@ struct Segment {
     int length;
 };
 
-// The rows of a window; their weights follow one another.
+// What a window reads; its weights follow one another.
 struct Window {
-    std::array<Segment, 3> segments;
-    int rows = 0;
+    std::array<Segment, 9> segments;
+    int count = 0;
     int taps = 0;
 
-    void add(std::ptrdiff_t offset, int row_taps, int channels) {
-        segments[rows++] = {offset, row_taps * channels};
+    // Neighbouring taps of a row, whose pixels lie `pitch` vectors apart.
+    void add(std::ptrdiff_t offset, int row_taps, int channels, int pitch) {
+        const bool gapless = pitch == channels;
+        for (int tap = 0; tap < (gapless ? 1 : row_taps); tap++)
+            segments[count++] = {offset + tap * pitch, gapless ? row_taps * channels : channels};
         taps += row_taps;
     }
 };
@@ -49,6 +52,13 @@ struct Steps {
 struct Extent {
     int images, rows, columns;
 };
+
+// Vectors from one pixel to the next. Pixels that are a multiple of half a kilobyte apart fall into the same few sets
+// of the nearest cache and drive each other out: a line between them spreads them.
+template <class V>
+constexpr int pitch_of(int channels) {
+    return channels * int(sizeof(V)) % 512 == 0 ? channels + std::max<int>(1, 64 / sizeof(V)) : channels;
+}
 
 inline int ceil_div(int a, int b) {
     return (a + b - 1) / b;
@@ -96,7 +106,7 @@ void product_block(const Vector<T>* in, std::ptrdiff_t in_step, const Window& wi
     for (int p = 0; p < Pixels; p++)
 #pragma GCC unroll 16
         for (int c = 0; c < Channels; c++) sums[p][c] = add ? out[p * out_step + c] : V{};
-    for (int row = 0; row < window.rows; row++) {
+    for (int row = 0; row < window.count; row++) {
         const V* at = in + window.segments[row].offset;
         for (int left = window.segments[row].length; left > 0; left--) {
             // The smaller side stays in registers, the larger passes through one.
@@ -273,8 +283,9 @@ constexpr std::array<std::array<GradientBlock<T>, kSums>, kMostChannels> kGradie
 
 // gradient += in^T delta over all images, for a square kernel of `size` taps a side; in the order of the weights.
 template <class T>
-void weight_gradient(Extent extent, const Vector<T>* in, Steps in_steps, std::ptrdiff_t tap_row, int size, int inputs,
-                     const Vector<T>* delta, Steps delta_steps, int outputs, int block, Vector<T>* gradient) {
+void weight_gradient(Extent extent, const Vector<T>* in, Steps in_steps, std::ptrdiff_t tap_row,
+                     std::ptrdiff_t tap_step, int size, int inputs, const Vector<T>* delta, Steps delta_steps,
+                     int outputs, int block, Vector<T>* gradient) {
     const auto& blocks = size == 3 ? kGradientBlocks<T, 3> : kGradientBlocks<T, 1>;
     for (int first = 0; first < outputs; first += block) {
         const int own = std::min(block, outputs - first);
@@ -284,7 +295,7 @@ void weight_gradient(Extent extent, const Vector<T>* in, Steps in_steps, std::pt
                 const int i = inputs * k / count, next = inputs * (k + 1) / count;
                 const std::ptrdiff_t at =
                     (static_cast<std::ptrdiff_t>(first) * size * size + row * size * own) * inputs;
-                blocks[own - 1][next - i - 1](extent, in + row * tap_row + i, in_steps, inputs, delta + first,
+                blocks[own - 1][next - i - 1](extent, in + row * tap_row + i, in_steps, tap_step, delta + first,
                                               delta_steps, gradient + at + i * own, inputs * own);
             }
     }

@@ -139,7 +139,7 @@ class Curvature {
         const Layer<T>& head = network_.layout().head();
         const LayerPart& part = layers_.back();
         for (int b = 0; b < batch; b++) {
-            const std::size_t at = std::size_t(b) * head.outputs;
+            const std::size_t at = std::size_t(b) * head.pitch();
             const V *z = head.z.data() + at, *z1 = part.z[0].data() + at, *z2 = part.z[1].data() + at;
             const V* shift = head.shift.data();
             V most = z[0] + shift[0];
@@ -248,7 +248,7 @@ class Curvature {
         Layer<T>& head = network_.layout().head();
         LayerPart& part = layers_.back();
         for (int b = 0; b < batch; b++) {
-            const std::size_t at = std::size_t(b) * head.outputs;
+            const std::size_t at = std::size_t(b) * head.pitch();
             const V *z = head.z.data() + at, *z1 = part.z[0].data() + at, *shift = head.shift.data();
             V *delta = head.delta.data() + at, *delta1 = part.delta.data() + at;
             V most = z[0] + shift[0];
@@ -314,7 +314,7 @@ class Curvature {
                                 Layer<T>& layer = network_.layout().layers[activation.term[t]];
                                 const int to =
                                     ((y + layer.border()) * (frame.width + 2 * layer.border()) + x + layer.border()) *
-                                        frame.channels +
+                                        frame.pitch +
                                     channel + k;
                                 const std::size_t first = image * layer.delta_image();
                                 layer.delta.data()[first + to] = dy[0] * own.scale[t][k];

@@ -55,15 +55,16 @@ struct Layer : LayerSpec {
 
     int border() const { return kernel / 2; }
     std::size_t weight_count() const { return std::size_t(kernel) * kernel * inputs * outputs; }
-    std::size_t image() const { return std::size_t(out_height) * out_width * outputs; }
+    std::size_t image() const { return std::size_t(out_height) * out_width * pitch(); }
     std::size_t delta_image() const {
-        return std::size_t(out_height + 2 * border()) * (out_width + 2 * border()) * outputs;
+        return std::size_t(out_height + 2 * border()) * (out_width + 2 * border()) * pitch();
     }
-    Steps z_steps() const { return {outputs, std::ptrdiff_t(out_width) * outputs, std::ptrdiff_t(image())}; }
+    int pitch() const { return pitch_of<V>(outputs); }
+    Steps z_steps() const { return {pitch(), std::ptrdiff_t(out_width) * pitch(), std::ptrdiff_t(image())}; }
     Steps delta_steps() const {
-        return {outputs, std::ptrdiff_t(out_width + 2 * border()) * outputs, std::ptrdiff_t(delta_image())};
+        return {pitch(), std::ptrdiff_t(out_width + 2 * border()) * pitch(), std::ptrdiff_t(delta_image())};
     }
-    std::ptrdiff_t delta_start() const { return border() * (out_width + 2 * border() + 1) * outputs; }
+    std::ptrdiff_t delta_start() const { return border() * (out_width + 2 * border() + 1) * pitch(); }
 };
 
 template <class T>
@@ -77,11 +78,12 @@ struct Activation : ActivationSpec {
     bool identity_adds = false;
     Buffer<T> values, gradient;
 
-    std::size_t image() const { return std::size_t(height + 2 * border) * (width + 2 * border) * channels; }
-    std::size_t gradient_image() const { return std::size_t(height) * width * channels; }
+    std::size_t image() const { return std::size_t(height + 2 * border) * (width + 2 * border) * pitch(); }
+    std::size_t gradient_image() const { return std::size_t(height) * width * pitch(); }
+    int pitch() const { return pitch_of<Vector<T>>(channels); }
     Steps steps(int stride) const {
-        const std::ptrdiff_t row = std::ptrdiff_t(width + 2 * border) * channels;
-        return {std::ptrdiff_t(stride) * channels, stride * row, std::ptrdiff_t(image())};
+        const std::ptrdiff_t row = std::ptrdiff_t(width + 2 * border) * pitch();
+        return {std::ptrdiff_t(stride) * pitch(), stride * row, std::ptrdiff_t(image())};
     }
 };
 
@@ -192,8 +194,9 @@ class Layout {
                              : pool == Pool::maximum ? term.out_height / 2
                                                      : term.out_height;
                 own.width = pool == Pool::average ? 1 : pool == Pool::maximum ? term.out_width / 2 : term.out_width;
-                own.frame = {own.channels, term.out_height, term.out_width, own.height, own.width,
-                             own.border,   border,          pool,           own.terms,  own.identity >= 0};
+                own.frame = {own.channels, own.pitch(), term.out_height,  term.out_width,
+                             own.height,   own.width,   own.border,       border,
+                             pool,         own.terms,   own.identity >= 0};
                 own.flat = own.border == 0 && pool == Pool::none;
                 for (int t = 0; t < own.terms; t++) own.flat = own.flat && layers[own.term[t]].flat;
             }
@@ -219,8 +222,8 @@ class Layout {
             statistics += layer.norm ? 2 * layer.outputs : 0;
             const int skipped = source.border - layer.border(), row = source.width + 2 * source.border;
             for (int y = 0; y < layer.kernel; y++)
-                layer.window.add(std::ptrdiff_t((skipped + y) * row + skipped) * layer.inputs, layer.kernel,
-                                 layer.inputs);
+                layer.window.add(std::ptrdiff_t((skipped + y) * row + skipped) * source.pitch(), layer.kernel,
+                                 layer.inputs, source.pitch());
             std::ptrdiff_t turned = 0;
             for (int y = 0; y < layer.stride && layer.source > 0; y++)
                 for (int x = 0; x < layer.stride; x++) {
@@ -248,7 +251,9 @@ class Layout {
                 if (begin < 0) begin = c;
                 phase.taps[phase.window.taps + count++] = tap(y, r) * layer.kernel + tap(x, c);
             }
-            if (count) phase.window.add(std::ptrdiff_t(r * row + begin) * layer.outputs, count, layer.outputs);
+            if (count)
+                phase.window.add(std::ptrdiff_t(r * row + begin) * layer.pitch(), count, layer.outputs,
+                                 layer.pitch());
         }
         phase.block = channel_block(layer.inputs, layer.flat ? capacity : ceil_div(layer.width - x, layer.stride));
         return phase;

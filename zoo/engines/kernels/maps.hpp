@@ -25,9 +25,9 @@ void outputs_of(const Activation<T>& source, const Layer<T>& layer, const Buffer
 template <class T>
 void weight_gradients_of(const Activation<T>& source, const Layer<T>& layer, const Buffer<T>& in,
                          const Buffer<T>& delta, int first, int count, Vector<T>* gradients) {
-    const std::ptrdiff_t row = std::ptrdiff_t(source.width + 2 * source.border) * layer.inputs;
+    const std::ptrdiff_t row = std::ptrdiff_t(source.width + 2 * source.border) * source.pitch();
     weight_gradient<T>(extent_of(layer, count), in.data() + first * source.image() + layer.window.segments[0].offset,
-                       source.steps(layer.stride), row, layer.kernel, layer.inputs,
+                       source.steps(layer.stride), row, source.pitch(), layer.kernel, layer.inputs,
                        delta.data() + layer.delta_start(), layer.delta_steps(), layer.outputs, layer.block,
                        gradients + layer.weights);
 }
@@ -36,7 +36,7 @@ template <class T>
 void input_gradients_of(const Activation<T>& source, const Layer<T>& layer, const Buffer<T>& turned,
                         const Buffer<T>& delta, Buffer<T>& gradient, int first, int count, bool add) {
     const int s = layer.stride;
-    const std::ptrdiff_t row = std::ptrdiff_t(layer.width) * layer.inputs;
+    const std::ptrdiff_t row = std::ptrdiff_t(layer.width) * source.pitch();
     Vector<T>* out = gradient.data() + first * source.gradient_image();
     const bool clears = !add && int(layer.phases.size()) < s * s;  // no phase writes what none reaches
     if (clears) std::memset(static_cast<void*>(out), 0, count * source.gradient_image() * sizeof(Vector<T>));
@@ -44,8 +44,8 @@ void input_gradients_of(const Activation<T>& source, const Layer<T>& layer, cons
         const Extent pixels = {count, ceil_div(layer.height - phase.y, s), ceil_div(layer.width - phase.x, s)};
         product<T>(layer.flat ? extent_of(layer, count) : pixels, delta.data(), layer.delta_steps(), phase.window,
                    turned.data() + phase.weights, layer.outputs, layer.inputs, phase.block,
-                   out + phase.y * row + phase.x * layer.inputs,
-                   {std::ptrdiff_t(s) * layer.inputs, s * row, std::ptrdiff_t(source.gradient_image())},
+                   out + phase.y * row + phase.x * source.pitch(),
+                   {std::ptrdiff_t(s) * source.pitch(), s * row, std::ptrdiff_t(source.gradient_image())},
                    add || clears);
     }
 }

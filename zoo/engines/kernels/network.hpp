@@ -29,7 +29,7 @@ class Network {
         Activation<T>& input = layout_.activations[0];
         const bool one_row = input.height * input.width == 1;
         const int columns = one_row ? input.channels : input.width, rows_of = one_row ? 1 : input.height;
-        const int planes = one_row ? 1 : input.channels, step = one_row ? 1 : input.channels;
+        const int planes = one_row ? 1 : input.channels, step = one_row ? 1 : input.pitch();
         const std::int64_t values = std::int64_t(input.channels) * input.height * input.width;
         for (int b = 0; b < batch; b++) {
             const T* from[lane_count];
@@ -95,7 +95,7 @@ class Network {
         V total = V{};
         std::int64_t errors[lane_count] = {};
         for (int b = 0; b < batch; b++) {
-            V* z = layer.z.data() + std::size_t(b) * classes;
+            V* z = layer.z.data() + std::size_t(b) * layer.pitch();
             V most = z[0] + shift[0], answer = V{};
             for (int c = 1; c < classes; c++) {
                 const V logit = z[c] + shift[c];
@@ -103,7 +103,7 @@ class Network {
                 most = larger(logit, most);
             }
             V sum = V{};
-            V* delta = gradient ? layer.delta.data() + std::size_t(b) * classes : nullptr;
+            V* delta = gradient ? layer.delta.data() + std::size_t(b) * layer.pitch() : nullptr;
             for (int c = 0; c < classes; c++) {
                 const V share = exponential(z[c] + shift[c] - most);
                 sum += share;
@@ -139,7 +139,7 @@ class Network {
         Layer<T>& last = layout_.head();
         for (int b = 0; b < batch; b++)
             for (int c = 0; c < last.outputs; c++)
-                gradients[last.offset + c] += last.delta.data()[std::size_t(b) * last.outputs + c];
+                gradients[last.offset + c] += last.delta.data()[std::size_t(b) * last.pitch() + c];
         pass_back(last, 0, batch, gradients);
         for (int j = int(layout_.activations.size()) - 1; j > 0; j--) {
             Activation<T>& activation = layout_.activations[j];
