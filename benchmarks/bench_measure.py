@@ -3,7 +3,7 @@
     python benchmarks/bench_measure.py [--spec fashion] [--width 8] [--recipe default]    # three minutes
 
 Trains four runs of each configuration of that width without label noise, measures the first and the ring of pairs,
-one thread. A line a metric: seconds a run, as a share of training, and sample passes likewise; then the sum. A pair
+on one thread, both in lanes where there are kernels. A line a metric: seconds a run, as a share of training, and sample passes likewise; then the sum. A pair
 counts once a run, as a ring has as many pairs as runs. Training counts three passes an image and step.
 """
 
@@ -19,6 +19,7 @@ from torch import nn
 
 from zoo.config import Run, TrainConfig
 from zoo.datasets import Dataset, select
+from zoo.engines.lane_library import library
 from zoo.landscape.connectivity import Pair
 from zoo.landscape.hessian import GRADIENT_PASSES
 from zoo.landscape.measure import RECIPES, measure_pairs, measure_run
@@ -46,7 +47,8 @@ class Cost(NamedTuple):
 def trained(config: TrainConfig, dataset: Dataset) -> tuple[list[nn.Module], float]:
     """Some models, and the seconds that one took."""
     began = time.perf_counter()
-    results = train_stack(Stack(tuple(Run(config, seed) for seed in range(RUNS))), dataset)
+    engine = "lanes" if library() is not None else "loop"
+    results = train_stack(Stack(tuple(Run(config, seed) for seed in range(RUNS))), dataset, engine)
     seconds = (time.perf_counter() - began) / RUNS
     models = []
     for result in results:
