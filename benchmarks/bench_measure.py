@@ -3,8 +3,9 @@
     python benchmarks/bench_measure.py [--spec fashion] [--width 8] [--recipe default]    # three minutes
 
 Trains four runs of each configuration of that width without label noise, measures the first and the ring of pairs,
-on one thread, both in lanes where there are kernels. A line a metric: seconds a run, as a share of training, and sample passes likewise; then the sum. A pair
-counts once a run, as a ring has as many pairs as runs. Training counts three passes an image and step.
+on one thread, both in lanes where there are kernels. A line a metric: seconds a run, as a share of training, and
+sample passes likewise; then the sum. A pair counts once a run, as a ring has as many pairs as runs. Training counts
+three passes an image and step.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from cluster.executors import InProcessExecutor
 from tests.processes import descendants, is_alive
 from tests.s3_server import BUCKET, CREDENTIALS, gateway, s3_server
 from zoo import stages
+from zoo.engines.lane_library import library
 from zoo.landscape.measure import RUN_METRICS, Estimate, register_run_metric
 from zoo.spec import parse_spec
 
@@ -409,3 +410,25 @@ def test_a_lone_run_has_no_twin(tmp_path):
     metrics = zoo.open(tmp_path).table("metrics").set_index("metric")
     assert set(metrics.loc["cka", "reason"]) == {"one_run"}
     assert metrics.loc["hessian_trace", "value"].notna().all()
+
+
+def test_a_build_trains_small_networks_in_lanes_and_says_where_it_cannot(tmp_path, monkeypatch, capsys):
+    """Engines differ in chaos alone: the runs are the same, their errors near."""
+    spec = parse_spec(
+        SPEC.replace("width = [1, 2]", "width = [2]").replace("[measure]", "").partition("metrics")[0]
+    )
+    with InProcessExecutor() as executor:
+        if library() is not None:
+            driver.build(spec, tmp_path / "lanes", executor, only="train")
+            assert set(rows(tmp_path / "lanes", "runs")["engine"]) == {"lanes"}
+            assert not capsys.readouterr().err.count("lane kernels")
+        driver.build(spec, tmp_path / "loop", executor, only="train", engine="loop")
+        assert set(rows(tmp_path / "loop", "runs")["engine"]) == {"loop"}
+        for module in (driver, stages):
+            monkeypatch.setattr(module, "library", lambda: None)
+        driver.build(spec, tmp_path / "without", executor, only="train")
+    assert "the lane kernels are not there" in capsys.readouterr().err
+    assert_equal_zoos(tmp_path / "loop", tmp_path / "without")
+    if library() is not None:
+        errors = [rows(tmp_path / name, "runs")["test_error"].mean() for name in ("loop", "lanes")]
+        assert errors[1] == pytest.approx(errors[0], abs=5)

@@ -7,15 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zoo import stages, training
+from zoo import fragments, stages, training
 from zoo.config import Run, TrainConfig
 from zoo.datasets import DataSource, load_dataset, select
-from zoo.engines.loop import LoopEngine
+from zoo.engines.lane_library import library
 from zoo.models import image_shape, initial_model
 from zoo.snapshots import Keeper
 from zoo.stacks import Stack
 from zoo.storage import Folder
 from zoo.training import batch_order, has_settled, learning_rates, train_stack
+
+
+def needs_kernels(name):
+    return pytest.param(name, marks=pytest.mark.skipif(library() is None, reason="no lane kernels here"))
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +197,9 @@ class Preempted(Exception):
     ("recipe", "width", "momentum"), [("default", 2, 0.9), ("default", 8, 0.9), ("paper", 2, 0.0)]
 )
 @pytest.mark.parametrize("writes", [1, 2, 7])
+@pytest.mark.parametrize("name", ["loop", needs_kernels("lanes"), "stack"])
 def test_resumed_after_a_preemption_it_ends_as_one_that_was_not_interrupted(
-    digits, config, tmp_path, recipe, width, momentum, writes, monkeypatch
+    digits, config, tmp_path, recipe, width, momentum, writes, name, monkeypatch
 ):
     """After any snapshot, within an epoch too, of models that are live, settled or diverged; to the bit."""
     monkeypatch.setattr(training, "SECONDS_A_PIECE", 0.0)  # asked after every step
@@ -202,8 +207,8 @@ def test_resumed_after_a_preemption_it_ends_as_one_that_was_not_interrupted(
     config = dataclasses.replace(config, **change)
     hot = dataclasses.replace(config, learning_rate=1e12, momentum=0.0)
     stack = Stack((Run(config, 0), Run(config, 1), Run(hot, 0)))
-    keeper = Keeper(Folder(tmp_path), stack, "loop", seconds=0.0)
-    whole = train_stack(stack, digits)
+    keeper = Keeper(Folder(tmp_path), stack, name, seconds=0.0)
+    whole = train_stack(stack, digits, name)
     assert [result.status for result in whole] == ["done", "done", "diverged"]
 
     class Preempting(Keeper):
@@ -216,17 +221,18 @@ def test_resumed_after_a_preemption_it_ends_as_one_that_was_not_interrupted(
                 raise Preempted
 
     with pytest.raises(Preempted):
-        train_stack(stack, digits, keeper=Preempting(keeper.store, stack, "loop", 0.0))
+        train_stack(stack, digits, name, keeper=Preempting(keeper.store, stack, name, 0.0))
     kept = keeper.read()
     assert kept.facts["step"] == writes
-    taken, advance = [], LoopEngine.advance
+    kind = training.ENGINES[name]
+    taken, advance = [], kind.advance
 
     def counted(engine, batches, rates):
         taken.append(batches.shape[1])
         return advance(engine, batches, rates)
 
-    monkeypatch.setattr(LoopEngine, "advance", counted)
-    resumed = train_stack(stack, digits, keeper=Keeper(keeper.store, stack, "loop"))
+    monkeypatch.setattr(kind, "advance", counted)
+    resumed = train_stack(stack, digits, name, keeper=Keeper(keeper.store, stack, name))
     assert sum(taken) == config.steps - writes, "it went on from there"
     for one, two in zip(whole, resumed, strict=True):
         same = ("run", "status", "reason", "steps", "final_loss", "checkpoint_epoch", "history", "scores")
@@ -250,3 +256,13 @@ def test_snapshots_go_when_their_stack_is_committed(digits, config, tmp_path, mo
     stages.train(Stack((Run(config, 0),)), digits, store, snapshot_seconds=0.0)
     assert store.names("snapshots", ".safetensors") == []
     assert (tmp_path / "snapshots").is_dir(), "there were some"
+
+
+def test_where_lanes_cannot_run_the_plain_engine_trains_and_the_runs_say_so(
+    digits, config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stages, "library", lambda: None)
+    store = Folder(tmp_path)
+    stages.train(Stack((Run(config, 0),)), digits, store, "lanes")
+    runs, _ = fragments.merge_runs(store, {Run(config, 0).run_id})
+    assert runs["engine"].to_pylist() == ["loop"]
