@@ -161,7 +161,11 @@ def training(rounds: int, peak: Callable[[], object], operations_of_peak: float)
         slow_times, fast_times, peaks = in_turns(rounds, plain, fast, peak)
         loop, lane = statistics.median(slow_times) / few, statistics.median(fast_times) / many
         ratio = said(a / few / (b / many) for a, b in zip(slow_times, fast_times, strict=True))
-        share = operations(architecture, width, shape, batch) / lane / (operations_of_peak / statistics.median(peaks))
+        share = (
+            operations(architecture, width, shape, batch)
+            / lane
+            / (operations_of_peak / statistics.median(peaks))
+        )
         facts = f"| {architecture} | {width} | {pixels} | {batch} | {1e3 * loop:.3f} | {1e3 * lane:.4f} "
         print(f"{facts}| {ratio} | {share:.0%} |", flush=True)
 

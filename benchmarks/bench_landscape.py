@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo.datasets import Split
-from zoo.landscape.connectivity import TIMES, CurveRecipe, Pair, batch_schedule, errors_of_curves
+from zoo.landscape.connectivity import CurveRecipe, Pair, batch_schedule, errors_of_curves
 from zoo.landscape.density import spectral_density
 from zoo.landscape.eigenvalues import hessian_top_eigenvalue, top_eigenvalues
 from zoo.landscape.gradients import gradient_statistics
 from zoo.landscape.hessian import HessianOperator
+from zoo.landscape.path_summaries import TIMES
 from zoo.landscape.sharpness import random_sharpness
 from zoo.landscape.similarity import answers, linear_cka
 from zoo.landscape.trace import piloted_trace, probe_forms, rademacher

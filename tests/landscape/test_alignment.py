@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from zoo.landscape.alignment import Permutations, UnknownArchitectureError, aligned
-from zoo.landscape.connectivity import CurveRecipe, Pair, barrier, errors_of_curves
+from zoo.landscape.connectivity import CurveRecipe, Pair, errors_of_curves
+from zoo.landscape.path_summaries import barrier
 from zoo.landscape.weights import flat_weights
 from zoo.models import ImageShape, initial_model
 

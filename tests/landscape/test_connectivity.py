@@ -13,18 +13,16 @@ from zoo.landscape.connectivity import (
     CurveRecipe,
     Pair,
     PathErrors,
-    barrier,
     batch_schedule,
     coefficients,
     curve_errors,
     errors_of_curves,
     learning_rate_factor,
-    mode_connectivity,
-    mode_connectivity_peak,
     stacks,
     train_bends,
 )
 from zoo.landscape.evaluation import evaluate, recalibrate_batch_norm
+from zoo.landscape.path_summaries import barrier, mode_connectivity, mode_connectivity_peak
 from zoo.landscape.stacked import StackedModel, can_be_stacked
 from zoo.landscape.weights import FlatModel, flat_pair, flat_weights
 from zoo.models import ImageShape, initial_model

@@ -13,15 +13,7 @@ from torch import Tensor, nn
 from zoo.landscape.activity import relu_activity
 from zoo.landscape.alignment import NO_PERMUTATIONS, UnknownArchitectureError, aligned
 from zoo.landscape.confidence import confidence_statistics
-from zoo.landscape.connectivity import (
-    CurveRecipe,
-    Pair,
-    PathErrors,
-    barrier,
-    errors_of_curves,
-    mode_connectivity,
-    mode_connectivity_peak,
-)
+from zoo.landscape.connectivity import CurveRecipe, Pair, PathErrors, errors_of_curves
 from zoo.landscape.eigenvalues import hessian_top_eigenvalue, top_eigenvalues
 from zoo.landscape.estimate import COLLAPSED, NOT_FINITE, Estimate
 from zoo.landscape.evaluation import subset
@@ -29,6 +21,7 @@ from zoo.landscape.gradients import gradient_statistics
 from zoo.landscape.hessian import HessianOperator
 from zoo.landscape.margins import margin_statistics
 from zoo.landscape.norms import NO_LAYERS, log_norm_products, parameter_norm
+from zoo.landscape.path_summaries import barrier, mode_connectivity, mode_connectivity_peak
 from zoo.landscape.recipes import MetricRecipe
 from zoo.landscape.registry import register_pair_metric, register_pairs_metric, register_run_metric
 from zoo.landscape.sharpness import random_sharpness, worst_case_sharpness
