@@ -76,6 +76,8 @@ class Planner:
         """Runs that train in one task."""
         if self.stack_size is not None:
             return self.stack_size
+        if self.device != "cpu":
+            return STACK_SIZE  # the table is of processors
         seconds, runs = self.seconds_of(config), STACK_SIZE
         while runs * seconds < SHORTEST and runs < MOST_RUNS:
             runs *= 2

@@ -13,6 +13,7 @@ from zoo.engines.lane_library import library
 from zoo.grids import Grid, groups_of
 from zoo.models import ARCHITECTURES, ImageShape, count_parameters, register_architecture, work_of
 from zoo.planner import Planner
+from zoo.stacks import STACK_SIZE
 from zoo.storage import Folder
 
 SHAPES = {"f": ImageShape(1, 28, 10)}
@@ -69,6 +70,7 @@ def test_stacks_are_neither_short_nor_long():
     assert planner.runs_of(config(1, 256)) == 128
     assert planner.runs_of(dataclasses.replace(config(512), sample_passes=10**8)) == 1
     assert Planner(TABLE, SHAPES, stack_size=5).runs_of(config()) == 5
+    assert Planner(TABLE, SHAPES, device="cuda").runs_of(config(512)) == STACK_SIZE
 
 
 def test_the_longest_stacks_come_first():
