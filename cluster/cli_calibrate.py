@@ -28,7 +28,7 @@ def calibrate(
 
     try:
         with tqdm(total=len(CASES), desc="calibrate", unit="step") as bar:
-            table = measured(done=lambda _: bar.update())
+            table = measured(CASES, done=lambda _: bar.update())
     except RuntimeError as error:
         stop(str(error), WRONG_USE)
     place = out or own_table()

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 
 from zoo.config import TrainConfig
 from zoo.datasets import Split
@@ -173,6 +172,8 @@ def calibrate(
 
 def _fit(rows: list[dict[str, Any]]) -> tuple[float, ...]:
     """Costs of the parts, none below zero, with the least squares of relative errors."""
+    from scipy.optimize import nnls  # which no build has use for
+
     table = []
     for row in rows:
         work = work_of(row["architecture"], row["width"], ImageShape(*row["shape"]))

@@ -299,7 +299,7 @@ def test_without_kernels_the_engine_says_what_to_use(monkeypatch):
 def test_images_that_are_not_contiguous_are_refused_before_they_are_read():
     image = torch.zeros(4, 4).T
     with pytest.raises(ValueError, match="not contiguous; call contiguous"):
-        lane_library.Data.of([image], [image], torch.zeros(1, 1, dtype=torch.int64))
+        lane_library.Data.of([image], [torch.zeros(4).long()], torch.zeros(1, 1, dtype=torch.int64), 2)
 
 
 def test_no_memory_for_it():
@@ -316,6 +316,34 @@ def test_places_are_a_permutation_of_the_parameters(architecture, width):
     network = Network(describe(model, (3, 16, 16)), 2)
     count = sum(p.numel() for p in model.parameters())
     assert torch.equal(network.places.sort().values, torch.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "said"),
+    [
+        (IMAGES, 0, "a row is 96; it has to be at least 0 and below 96"),
+        (-1, 0, "a row is -1; it has to be at least 0 and below 96"),
+        (0, 10, "a label is 10; it has to be at least 0 and below 10"),
+        (0, -100, "a label is -100; it has to be at least 0 and below 10"),
+    ],
+)
+def test_nothing_is_read_that_is_not_there(rows, labels, said):
+    """The kernels trust what they are given; so rows and labels are looked at before."""
+    split = noise(ImageShape(1, 8, 10), torch.float32)
+    split.labels[7] = labels
+    own = [config("mlp", 2, 8)]
+    engine = LaneEngine(models("mlp", 2, ImageShape(1, 8, 10), 1, torch.float32), [split], own, "cpu")
+    wrong = batches(1, 2, 8)
+    wrong[0, 1, 3] = rows
+    with pytest.raises(ValueError, match=said):
+        engine.advance(wrong, torch.full((1, 2), 0.1, dtype=torch.float64))
+
+
+def test_a_batch_larger_than_planned_is_refused():
+    split, own = noise(ImageShape(1, 8, 10), torch.float32), [config("mlp", 2, 8)]
+    engine = LaneEngine(models("mlp", 2, ImageShape(1, 8, 10), 1, torch.float32), [split], own, "cpu")
+    with pytest.raises(ValueError, match="a batch of 9 images is more than the 8 that were planned for"):
+        engine.advance(batches(1, 2, 9), torch.full((1, 2), 0.1, dtype=torch.float64))
 
 
 def linear(*before: nn.Module, inputs: int = 4) -> nn.Sequential:
@@ -369,14 +397,44 @@ UNKNOWN = {
 }
 
 
+LAYER = nn.Linear(4, 4)
+UNKNOWN["a layer that stands twice"] = linear(
+    nn.Flatten(), nn.Linear(128, 4), nn.ReLU(), LAYER, nn.ReLU(), LAYER, nn.ReLU()
+)
+TIED = linear(
+    nn.Flatten(), nn.Linear(128, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()
+)
+TIED[3].weight = TIED[5].weight
+UNKNOWN["weights that two layers share"] = TIED
+HOOKED = linear(nn.Flatten(), nn.Linear(128, 4), nn.ReLU())
+HOOKED[1].register_forward_hook(lambda module, given, made: 2 * made)
+UNKNOWN["a hook"] = HOOKED
+
+
+def test_modules_without_weights_may_stand_in_a_model_several_times():
+    """One ReLU and one pooling for all layers, as many write it: each place counts."""
+    relu, pool = nn.ReLU(), nn.MaxPool2d(2)
+
+    def layer(inputs: int, outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), relu]
+
+    parts = [*layer(1, 2), pool, *layer(2, 3), pool, *layer(3, 4), GlobalAverage(), nn.Linear(4, 3)]
+    model = nn.Sequential(*parts).double().eval()
+    split = noise(ImageShape(1, 12, 3), torch.float64)
+    engine = LaneEngine([model], [split], [config("cnn", 1, 8)], "cpu")
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(model(split.images), split.labels).item()
+    ((loss, _),) = engine.scores([model.state_dict()], split)
+    assert math.isclose(loss, expected, rel_tol=1e-12)
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_lanes_do_not_know_is_said(name):
     with pytest.raises(UnsupportedModelError, match=r"unknown to lanes|is not a linear one|follows no layer"):
         describe(UNKNOWN[name], (2, 8, 8))
 
 
-def test_what_is_computed_does_not_depend_on_the_order_of_modules_in_memory():
-    """A module of our own that only uses what lanes know is known too."""
+def test_a_module_of_ones_own_that_is_made_of_what_lanes_know():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Identity(), nn.Linear(5, 3)).double()
     split = noise(ImageShape(1, 4, 3), torch.float64)
     engine = lanes.LaneEngine([model], [split], [config("mlp", 1, 8)], "cpu")

@@ -98,7 +98,9 @@ class LaneCopies:
         """
         scores, running = [], self._running.expand(len(weights), -1) if statistics is None else statistics
         for own, count in self._groups(len(weights)):
-            state = State.of(self._columns(weights[own]), None, self._filled(running[own]).T.contiguous())
+            state = State.of(
+                self._columns(weights[own]), None, self._network.of_all_lanes(running[own]).T.contiguous()
+            )
             scores.append(self._scores(state, self._data(split, own), len(split.images), count))
         return Scores(*torch.cat(scores, dim=1))
 
@@ -116,6 +118,7 @@ class LaneCopies:
         Returns:
             The scores on each split.
         """
+        self._network.check_batch(min(batch_size, len(calibration)))
         sides = list(splits)
         found: list[list[Tensor]] = [[] for _ in sides]
         count, labels = len(calibration), torch.zeros(len(calibration), dtype=torch.int64)
@@ -149,10 +152,13 @@ class LaneCopies:
             start, bend, end = (self._columns(part[own]) for part in points)
             ends, state = torch.stack([start, end]), State.of(bend, torch.zeros_like(bend))
             for part in steps:
-                rows = self._filled(part.rows[own])
-                data = Data.of(*self._of_lanes(split, own), rows)
-                shares, rates = self._filled(part.shares[own].double()), part.rates.double().contiguous()
-                _, count, size = rows.shape
+                data = self._data(split, own, part.rows[own])
+                shares, rates = (
+                    self._network.of_all_lanes(part.shares[own].double()),
+                    part.rates.double().contiguous(),
+                )
+                _, count, size = part.rows.shape
+                self._network.check_batch(size)
                 self._network.call(
                     "bend", ends, state, data, count, size, shares, rates, momentum, weight_decay
                 )
@@ -191,7 +197,7 @@ class LaneCopies:
         for rows in (order[:even].view(self.lanes, -1), order[even:].view(-1, 1)):
             if rows.numel():
                 found = torch.empty_like(at)
-                data = Data.of(*self._of_lanes(split, slice(0, self.lanes)), self._filled(rows))
+                data = self._data(split, slice(0, self.lanes), rows)
                 self._network.call("product", state, data, rows.shape[1], along, found)
                 total += found[:, : len(rows)].sum(1)
         return torch.empty_like(total).index_copy_(0, self._order, total) / images
@@ -210,7 +216,7 @@ class LaneCopies:
 
     def _columns(self, vectors: Tensor) -> Tensor:
         """Vectors [K, P] as parameters [P, lanes]; idle lanes are as the first."""
-        return self._filled(vectors.to(self._dtype)).T[self._order].contiguous()
+        return self._network.of_all_lanes(vectors.to(self._dtype)).T[self._order].contiguous()
 
     def _columns_of_statistics(self) -> Tensor:
         return self._running.unsqueeze(1).expand(-1, self.lanes).contiguous()
@@ -219,22 +225,17 @@ class LaneCopies:
         """Parameters [P, lanes] as vectors [lanes, P]."""
         return torch.empty_like(columns).index_copy_(0, self._order, columns).T.contiguous()
 
-    def _filled(self, values: Tensor) -> Tensor:
-        """Values [K, ...] for all lanes."""
-        idle = self.lanes - len(values)
-        return torch.cat([values, values[:1].expand(idle, *values.shape[1:])]).contiguous()
-
     def _of_lanes(self, split: Split, own: slice) -> tuple[list[Tensor], list[Tensor]]:
         """Images and labels of each lane."""
         images, labels = split.images.to(self._dtype).contiguous(), split.labels.contiguous()
         rows = [labels] * self.lanes if labels.dim() == 1 else list(labels[own])
         return [images] * self.lanes, rows + rows[:1] * (self.lanes - len(rows))
 
-    def _data(self, split: Split, own: slice) -> Data:
-        """All images of a split for every lane."""
-        return Data.of(
-            *self._of_lanes(split, own), torch.arange(len(split.images)).expand(self.lanes, -1).contiguous()
-        )
+    def _data(self, split: Split, own: slice, rows: Tensor | None = None) -> Data:
+        """What the copies see: of a split all images, or the rows [K, ...] of each."""
+        if rows is None:
+            rows = torch.arange(len(split.images)).unsqueeze(0)
+        return Data.of(*self._of_lanes(split, own), self._network.of_all_lanes(rows), self._network.classes)
 
 
 def described(model: nn.Module, images: Tensor) -> Description | None:

@@ -64,11 +64,32 @@ class Data(ctypes.Structure):
     )
 
     @classmethod
-    def of(cls, images: Sequence[Tensor], labels: Sequence[Tensor], rows: Tensor) -> Data:
-        """Of each lane's images [N, ...] and labels [N], and rows [lanes, ...] of them; they live as long as this."""
+    def of(cls, images: Sequence[Tensor], labels: Sequence[Tensor], rows: Tensor, classes: int) -> Data:
+        """Check and point to what lanes read; it lives as long as this does.
+
+        Args:
+            images: Of each lane, [N, C, H, W].
+            labels: Of each lane, [N].
+            rows: [lanes, ...] which of them a call reads.
+            classes: Number of classes.
+
+        Raises:
+            ValueError: If a tensor is not contiguous, or a row or label is none of those that there are.
+        """
+        _check_range("row", rows, min(map(len, images)), "give indices of the images that there are")
+        for own in {id(tensor): tensor for tensor in labels}.values():
+            _check_range("label", own, classes, "give labels of the classes that the model tells apart")
         made = cls(_pointers(images), _pointers(labels), rows.data_ptr(), rows[0].numel())
         made._held = (images, labels, rows)
         return made
+
+
+def _check_range(what: str, values: Tensor, bound: int, remedy: str) -> None:
+    """Refuse what would be read beyond the end of memory."""
+    least, largest = (int(value) for value in values.aminmax())
+    if least < 0 or largest >= bound:
+        worst = least if least < 0 else largest
+        raise ValueError(f"a {what} is {worst}; it has to be at least 0 and below {bound}: {remedy}")
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
@@ -136,6 +157,7 @@ class Network:
     Attributes:
         lanes: Number of lanes: models side by side.
         capacity: Images of a pass, at most.
+        classes: Number of logits.
         places: For each number among a lane's parameters, its place in the order of `Description.parameters`.
         statistics: How many running statistics a lane has.
     """
@@ -146,7 +168,6 @@ class Network:
         capacity: int,
         dtype: torch.dtype = torch.float32,
         passes: Passes = Passes.BACKWARD,
-        kernels: ctypes.CDLL | None = None,
     ) -> None:
         """Lay out the network and its memory.
 
@@ -154,11 +175,11 @@ class Network:
             RuntimeError: If there are no kernels.
             MemoryError: If there is no memory for it.
         """
-        loaded = kernels or library()
+        loaded = library()
         if loaded is None:
             raise RuntimeError(f"{NO_KERNELS}; use the engine 'loop'")
         self._kernels, size = loaded, dtype.itemsize
-        self.lanes, self.capacity = loaded.lanes_count(size), capacity
+        self.lanes, self.capacity, self.classes = loaded.lanes_count(size), capacity, made.classes
         self._made: int | None = loaded.lanes_create(*_given(made, capacity, size, passes))
         if self._made is None:
             raise MemoryError(f"there is no memory for {self.lanes} models and a batch of {capacity} images")
@@ -170,6 +191,22 @@ class Network:
         """Give its memory back."""
         if getattr(self, "_made", None) is not None:
             self._kernels.lanes_destroy(self._made)
+
+    def check_batch(self, size: int) -> None:
+        """Refuse a batch that the network has no memory for.
+
+        Raises:
+            ValueError: If it has more images than a pass.
+        """
+        if size > self.capacity:
+            raise ValueError(
+                f"a batch of {size} images is more than the {self.capacity} that were planned for"
+            )
+
+    def of_all_lanes(self, values: Tensor) -> Tensor:
+        """Values [K, ...] for all lanes [lanes, ...]: those without a model are as the first."""
+        idle = self.lanes - len(values)
+        return torch.cat([values, values[:1].expand(idle, *values.shape[1:])]).contiguous()
 
     def call(self, function: str, *arguments: Any) -> None:
         """Call a kernel: `lanes_<function>`; tensors go as pointers."""

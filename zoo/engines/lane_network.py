@@ -122,6 +122,8 @@ class Description:
 def describe(model: nn.Module, image: tuple[int, int, int]) -> Description:
     """The network of lanes that computes what a module does.
 
+    A layer that stands in it twice, or shares its weights with another, is unknown, as is a module with hooks.
+
     Args:
         model: Any module.
         image: Channels, height and width of its images.
@@ -142,10 +144,18 @@ class _Reader:
         self._size = made.image
         self._at = 0  # the activation that the next layer reads
         self._waiting: int | None = None
+        self._tensors: set[int] = set()  # parameters of the layers so far
 
     def read(self, name: str, module: nn.Module) -> None:
+        """Take in a module and what it holds, in the order in which it computes."""
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        tensors = [id(tensor) for tensor in module._parameters.values() if tensor is not None]
+        self._check(not hooked and self._tensors.isdisjoint(tensors), name, module)
+        self._tensors.update(tensors)
         if type(module) is nn.Sequential:
-            for own, child in module.named_children():
+            # Not its named children: of a module that stands in it twice they are silent the second time.
+            for own, child in module._modules.items():
+                assert child is not None
                 self.read(f"{name}.{own}" if name else own, child)
         elif type(module) is BasicBlock:
             self._block(name, module)

@@ -132,9 +132,11 @@ class _Group:
             Losses and misclassified images, [K, S] each.
 
         Raises:
-            ValueError: If BatchNorm would see a single value a channel, which has no variance.
+            ValueError: If BatchNorm would see a single value a channel, which has no variance; if a batch is
+                larger than the configurations', or a row or label is none of the data's.
         """
         _, steps, size = batches.shape
+        self._network.check_batch(size)
         if size * self._made.least_normed == 1:
             raise ValueError(
                 "BatchNorm sees 1 value a channel and has no variance; use a larger batch or image"
@@ -142,11 +144,11 @@ class _Group:
         losses = torch.full((self._network.lanes, steps), torch.nan, dtype=torch.float64)
         wrong = torch.zeros(self._network.lanes, steps, dtype=torch.int64)
         if self.live.any():
-            rows, own_rates = self._of_all_lanes(batches), self._of_all_lanes(rates.double())
+            rows, own_rates = self._network.of_all_lanes(batches), self._network.of_all_lanes(rates.double())
             self._network.call(
                 "train",
                 State.of(self._parameters, self._momentum, self._running),
-                Data.of(self._images, self._labels, rows),
+                Data.of(self._images, self._labels, rows, self._network.classes),
                 *(steps, size, own_rates, self._inertia, self._decays, self.live, losses, wrong),
             )
             self._batches += losses.isfinite().sum(1)
@@ -183,8 +185,3 @@ class _Group:
         names = list(self._made.parameters())
         parts = own.split([self._shapes[name].numel() for name in names])
         return {name: part.view(self._shapes[name]).clone() for name, part in zip(names, parts, strict=True)}
-
-    def _of_all_lanes(self, values: Tensor) -> Tensor:
-        """Rows for the idle lanes too: those of the first."""
-        idle = self._network.lanes - len(values)
-        return torch.cat([values, values[:1].expand(idle, *values.shape[1:])]).contiguous()

@@ -129,10 +129,33 @@ template <class V, class Sum, int Block>
 template <class V, int N>
 using Several = std::array<V, N>;
 
+// Which of the four sums of a pooling window is the largest: the first of them, as in PyTorch.
+template <class V>
+struct Largest {
+    V a, b, c, d;  // above left and right, below left and right
+    V above, below, most;
+
+    template <class Sum>
+    [[gnu::always_inline]] Largest(const Sum& sum, int y, int x, int k)
+        : a(sum(2 * y, 2 * x, k)),
+          b(sum(2 * y, 2 * x + 1, k)),
+          c(sum(2 * y + 1, 2 * x, k)),
+          d(sum(2 * y + 1, 2 * x + 1, k)),
+          above(larger(b, a)),
+          below(larger(d, c)),
+          most(larger(below, above)) {}
+
+    // Of four other numbers the one in its place.
+    [[gnu::always_inline]] V of(V of_a, V of_b, V of_c, V of_d) const {
+        const V upper = b > a ? of_b : of_a, lower = d > c ? of_d : of_c;
+        return below > above ? lower : upper;
+    }
+};
+
 // Calls visit(y, x, k, dy) with the gradients dy of the sum before the ReLU, for every pixel and channel k of a block
 // that row y of the pooled ones is made of.
 //
-// A pooled gradient goes to the first of the largest, as in PyTorch; pixels that a pooling leaves out get none.
+// A pooled gradient goes to the largest; pixels that a pooling leaves out get none.
 template <class V, class Sum, int Block, int N, class Visit>
 [[gnu::always_inline]] inline void gate_row(const Frame& frame, int y, const Sum& sum, const V* const (&pooled)[N],
                                             Visit visit) {
@@ -141,18 +164,17 @@ template <class V, class Sum, int Block, int N, class Visit>
         for (int x = 0; x < frame.pooled_width; x++)
 #pragma GCC unroll 2
             for (int k = 0; k < Block; k++) {
-                const V a = sum(2 * y, 2 * x, k), b = sum(2 * y, 2 * x + 1, k);
-                const V c = sum(2 * y + 1, 2 * x, k), d = sum(2 * y + 1, 2 * x + 1, k);
-                const V above = larger(b, a), below = larger(d, c), most = larger(below, above), zero = V{};
+                const Largest<V> at(sum, y, x, k);
+                const V zero = V{};
                 Gradients first, second, third, fourth;
 #pragma GCC unroll 2
                 for (int i = 0; i < N; i++) {
-                    const V given = gated(most, pooled[i][frame.pooled(y, x) + k]);
-                    const V upper = below > above ? zero : given, lower = below > above ? given : zero;
-                    first[i] = b > a ? zero : upper;
-                    second[i] = b > a ? upper : zero;
-                    third[i] = d > c ? zero : lower;
-                    fourth[i] = d > c ? lower : zero;
+                    const V given = gated(at.most, pooled[i][frame.pooled(y, x) + k]);
+                    const V upper = at.below > at.above ? zero : given, lower = at.below > at.above ? given : zero;
+                    first[i] = at.b > at.a ? zero : upper;
+                    second[i] = at.b > at.a ? upper : zero;
+                    third[i] = at.d > at.c ? zero : lower;
+                    fourth[i] = at.d > at.c ? lower : zero;
                 }
                 visit(2 * y, 2 * x, k, first);
                 visit(2 * y, 2 * x + 1, k, second);

@@ -61,12 +61,10 @@ template <class V, class Sum, class Series, int Block>
         for (int x = 0; x < frame.pooled_width; x++)
 #pragma GCC unroll 2
             for (int k = 0; k < Block; k++) {
-                const V a = sum(2 * y, 2 * x, k), b = sum(2 * y, 2 * x + 1, k);
-                const V c = sum(2 * y + 1, 2 * x, k), d = sum(2 * y + 1, 2 * x + 1, k);
-                const V above = larger(b, a), below = larger(d, c), most = larger(below, above);
-                const V upper = b > a ? series(2 * y, 2 * x + 1, k) : series(2 * y, 2 * x, k);
-                const V lower = d > c ? series(2 * y + 1, 2 * x + 1, k) : series(2 * y + 1, 2 * x, k);
-                out[frame.out(y, x) + k] = gated<V>(most, below > above ? lower : upper);
+                const Largest<V> at(sum, y, x, k);
+                const V chosen = at.of(series(2 * y, 2 * x, k), series(2 * y, 2 * x + 1, k),
+                                       series(2 * y + 1, 2 * x, k), series(2 * y + 1, 2 * x + 1, k));
+                out[frame.out(y, x) + k] = gated<V>(at.most, chosen);
             }
     } else if (frame.pool == Pool::none) {
         for (int x = 0; x < frame.width; x++)

@@ -80,7 +80,7 @@ class LanesOf final : public Lanes {
             T sums[n];
             std::int64_t errors[n];
             network_.loss(batch, data.labels, rows, data.stride, sums, errors, true);
-            network_.backward(batch, parameters, gradients_.data(), true);
+            network_.backward(batch, parameters, gradients_.data());
             descend(parameters, velocity, gather(rates + step, steps) * alive, inertia, decay);
             bool any = false;
             for (int lane = 0; lane < n; lane++) {
@@ -149,7 +149,7 @@ class LanesOf final : public Lanes {
             T sums[n];
             std::int64_t errors[n];
             network_.loss(batch, data.labels, rows, data.stride, sums, errors, true);
-            network_.backward(batch, w, gradients_.data(), true);
+            network_.backward(batch, w, gradients_.data());
             const V* gradients = gradients_.data();
             for (std::size_t i = 0; i < size; i++) {
                 velocity[i] = T(momentum) * velocity[i] + share * (gradients[i] + T(decay) * w[i]);

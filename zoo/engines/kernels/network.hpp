@@ -49,7 +49,6 @@ class Network {
         for (Layer<T>& layer : layout_.layers)
             for (int c = 0; c < layer.outputs; c++) {
                 const V* own = parameters + layer.offset;
-                layer.slope.data()[c] = layer.level.data()[c] = V{};
                 layer.mean.data()[c] = V{};
                 layer.scale.data()[c] = layer.deviation.data()[c] = broadcast(T(1));
                 layer.shift.data()[c] = own[c];
@@ -127,9 +126,9 @@ class Network {
         }
     }
 
-    // Gradients of all parameters from the gradient of the logits. With `moving` BatchNorm's statistics were the
-    // batch's, and depend on the weights too.
-    void backward(int batch, const V* parameters, V* gradients, bool moving) {
+    // Gradients of all parameters from the gradient of the logits, of a batch that was passed forward with its own
+    // moments: these depend on the weights too.
+    void backward(int batch, const V* parameters, V* gradients) {
         std::memset(static_cast<void*>(gradients), 0, layout_.parameters * sizeof(V));
         for (Layer<T>& layer : layout_.layers) {
             layer.total.clear();
@@ -143,8 +142,7 @@ class Network {
         pass_back(last, 0, batch, gradients);
         for (int j = int(layout_.activations.size()) - 1; j > 0; j--) {
             Activation<T>& activation = layout_.activations[j];
-            for (int t = 0; t < activation.terms; t++)
-                end_sums(layout_.layers[activation.term[t]], batch, gradients, moving);
+            for (int t = 0; t < activation.terms; t++) end_sums(layout_.layers[activation.term[t]], batch, gradients);
             int chunk = activation.flat ? batch : layout_.capacity;
             for (int t = 0; t < activation.terms && !activation.flat; t++)
                 chunk = std::min(chunk, Layout<T>::chunk_of(layout_.layers[activation.term[t]].delta_image()));
@@ -271,7 +269,7 @@ class Network {
 
     // From the sums over the batch: the gradients of the norm's weight and bias, or of the bias, and what the batch's
     // statistics add to the gradient of each z (Ioffe and Szegedy, 2015, section 3).
-    void end_sums(Layer<T>& layer, int batch, V* gradients, bool moving) {
+    void end_sums(Layer<T>& layer, int batch, V* gradients) {
         const T count = T(batch) * layer.out_height * layer.out_width;
         for (int c = 0; c < layer.outputs; c++) {
             const V total = layer.total.data()[c], deviation = layer.deviation.data()[c];
@@ -283,9 +281,9 @@ class Network {
             const V by_scale = deviation * (layer.product.data()[c] - mean * total);
             gradients[layer.offset + c] = by_scale;
             gradients[layer.offset + layer.outputs + c] = total;
-            const V slope = moving ? -scale * deviation * by_scale / count : V{};
+            const V slope = -scale * deviation * by_scale / count;
             layer.slope.data()[c] = slope;
-            layer.level.data()[c] = moving ? -scale * total / count - slope * mean : V{};
+            layer.level.data()[c] = -scale * total / count - slope * mean;
         }
     }
 
