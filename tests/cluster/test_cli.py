@@ -16,7 +16,9 @@ import pytest
 
 import zoo
 from cluster import cli
-from zoo import tables
+from zoo import costs, tables
+from zoo.engines.lane_library import library
+from zoo.models import ImageShape
 
 pytestmark = pytest.mark.timeout(600)  # each benchmark is minutes of work on busy cores
 
@@ -331,3 +333,25 @@ def test_failed_runs_are_exit_code_3(tmp_path):
     assert "try again with --retry-failed" in done.stderr
     reasons = zoo.open(tmp_path / "zoo").table("runs")["reason"]
     assert reasons.str.contains("RuntimeError: no such layer").all()
+
+
+@pytest.mark.skipif(library() is None, reason="the lane kernels were not compiled, or cannot run here")
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_machine_is_calibrated_for_the_zoos_that_are_begun_on_it(tmp_path, monkeypatch, as_json):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(costs, "CASES", (costs.Case("cnn", 2, ImageShape(1, 8, 10), 8),))
+    done = here("calibrate", *(["--json"] if as_json else []))
+    assert done.returncode == 0, done.stderr
+    (row,) = costs.told(costs.costs_here())
+    if as_json:
+        assert json.loads(done.stdout) == [row]
+        return
+    assert f"written to {tmp_path / 'mdzoo' / 'costs.json'}" in done.stdout
+    assert f"{1e3 * row['loop']:.3f}" in done.stdout
+
+
+def test_without_kernels_there_is_nothing_to_calibrate(monkeypatch):
+    monkeypatch.setattr(costs, "library", lambda: None)
+    done = here("calibrate")
+    assert done.returncode == 2
+    assert "one engine and nothing to choose from" in done.stderr
