@@ -29,7 +29,7 @@ from zoo.datasets import Split
 from zoo.engines.lane_library import builds, library
 from zoo.engines.lanes import LaneEngine
 from zoo.engines.loop import LoopEngine
-from zoo.landscape import connectivity, hessian
+from zoo.landscape import connectivity
 from zoo.landscape.connectivity import CurveRecipe, Pair, errors_of_curves
 from zoo.landscape.hessian import HessianOperator
 from zoo.models import ImageShape, initial_model, work_of
@@ -172,13 +172,13 @@ def training(rounds: int, peak: Callable[[], object], operations_of_peak: float)
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Measure without lanes."""
-    before = hessian.described
-    hessian.described = connectivity.described = lambda *_: None
+    """Train and evaluate paths without lanes."""
+    before = connectivity.described
+    connectivity.described = lambda *_: None
     try:
         yield
     finally:
-        hessian.described = connectivity.described = before
+        connectivity.described = before
 
 
 def landscape(rounds: int) -> None:
@@ -193,9 +193,7 @@ def landscape(rounds: int) -> None:
         model.eval()
         fast = HessianOperator(model, *split)
         probes = torch.randint(0, 2, (16, fast.size)).float() * 2 - 1
-        with plainly():
-            slow = HessianOperator(model, *split)
-            slow.forms(probes[:1])
+        slow = HessianOperator(model, *split, in_lanes=False)
         works = (
             partial(slow.__matmul__, probes[0]),
             partial(slow.forms, probes),

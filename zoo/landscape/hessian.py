@@ -89,6 +89,7 @@ class HessianOperator:
         images: Tensor,
         labels: Tensor,
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        in_lanes: bool = True,
     ) -> None:
         """Look at the model; nothing is computed yet.
 
@@ -97,6 +98,7 @@ class HessianOperator:
             images: [N, C, H, W], on any device.
             labels: [N], or whatever `loss` takes.
             loss: Mean over the images of a loss of outputs and labels.
+            in_lanes: Whether lanes may compute, where they know the model and the loss is the cross-entropy.
 
         Raises:
             ValueError: If no parameter is trainable, or there are no images.
@@ -107,7 +109,7 @@ class HessianOperator:
         if not len(images):
             raise ValueError("the Hessian of the loss over 0 images is undefined; give at least 1")
         self.device = device_of(model)
-        self._model, self._loss = model, loss
+        self._model, self._loss, self._in_lanes = model, loss, in_lanes
         self._data = Split(images.to(self.device), labels.to(self.device))
         self.size, self.images = sum(p.numel() for p in self._parameters), len(images)
         self.dtype = self._parameters[0].dtype
@@ -116,7 +118,8 @@ class HessianOperator:
     @cached_property
     def _lanes(self) -> LaneCopies | None:
         """The model in lanes; None where they do not know it."""
-        made = described(self._model, self._data[0]) if self._loss is F.cross_entropy else None
+        wanted = self._in_lanes and self._loss is F.cross_entropy
+        made = described(self._model, self._data[0]) if wanted else None
         if made is None:
             return None
         return LaneCopies(made, self._model, min(CURVATURE_IMAGES, self.images), Passes.CURVATURE)
