@@ -56,6 +56,14 @@ def test_only_the_executor_and_the_job_client_import_ray():
     assert not any("ray" in tops(imports(ROOT / name, top_level=True)) for name in importers)
 
 
+def test_a_folder_named_as_a_package_does_not_hide_it_where_one_works(tmp_path):
+    """As `--out zoo` makes one: workers look into the folder where a build was begun."""
+    (tmp_path / "zoo" / "checkpoints").mkdir(parents=True)
+    code = "from zoo import checkpoints; print(checkpoints.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"{ROOT / 'zoo' / 'checkpoints.py'}\n", done.stderr
+
+
 READ_WITHOUT = """
 import sys
 
