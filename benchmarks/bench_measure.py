@@ -2,7 +2,7 @@
 
     python benchmarks/bench_measure.py [--spec fashion] [--width 8] [--recipe default]    # three minutes
 
-Trains four runs of each configuration of that width without label noise, measures the first and the ring of pairs,
+Trains eight runs of each configuration of that width without label noise, measures the first and the ring of pairs,
 on one thread, both in lanes where there are kernels. A line a metric: seconds a run, as a share of training, and
 sample passes likewise; then the sum. A pair counts once a run, as a ring has as many pairs as runs. Training counts
 three passes an image and step.
@@ -30,7 +30,7 @@ from zoo.spec import read_spec
 from zoo.stacks import Stack
 from zoo.training import train_stack
 
-RUNS = 4
+RUNS = 8
 """Of a configuration."""
 
 

@@ -10,9 +10,10 @@ from zoo.datasets import Split
 from zoo.engines import lane_copies
 from zoo.engines.lane_copies import MOST_CHANNELS, LaneCopies, described
 from zoo.engines.lane_library import library
-from zoo.landscape import connectivity, hessian, sharpness
+from zoo.landscape import connectivity, gradients, hessian, sharpness
 from zoo.landscape.connectivity import CurveRecipe, Pair, errors_of_curves
 from zoo.landscape.evaluation import evaluate, recalibrate_batch_norm
+from zoo.landscape.gradients import gradient_statistics
 from zoo.landscape.hessian import HessianOperator
 from zoo.landscape.sharpness import random_sharpness
 from zoo.landscape.weights import flat_weights
@@ -32,8 +33,12 @@ def stream(seed: int = 0) -> torch.Generator:
 def network(
     architecture: str, width: int, channels: int, pixels: int, seed: int = 0
 ) -> tuple[nn.Module, Split]:
-    """A network with BatchNorm statistics of its own, and 37 images: fewer than fill the lanes evenly."""
+    """A network with BatchNorm weights and statistics of its own, and 37 images: fewer than fill the lanes evenly."""
     model = initial_model(architecture, width, ImageShape(channels, pixels, 4), seed).double()
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.normal_(norm.weight, 1.0, 0.3, generator=stream(seed))
+        nn.init.normal_(norm.bias, 0.0, 0.3, generator=stream(seed + 1))
+        nn.init.zeros_(norm.weight[:1])
     images = torch.randn(37, channels, pixels, pixels, generator=stream(seed), dtype=torch.float64)
     model.train()
     model(images)
@@ -45,7 +50,7 @@ def plainly(monkeypatch):
     """Makes lanes unknown."""
 
     def without_lanes() -> None:
-        for module in (connectivity, hessian, sharpness):
+        for module in (connectivity, gradients, hessian, sharpness):
             monkeypatch.setattr(module, "described", lambda *_: None)
 
     return without_lanes
@@ -65,6 +70,18 @@ def test_products_and_forms_are_those_of_double_backward_and_taylor_series(facts
     torch.testing.assert_close(products, expected, rtol=1e-10, atol=1e-12 * expected.abs().max().item())
     torch.testing.assert_close(forms.values, slow.forms(vectors).values, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(forms.whole, (products * vectors).sum(1), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("facts", NETWORKS)
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_gradients_of_single_images_are_those_of_autograd(facts, group_size, plainly):
+    model, split = network(*facts)
+    fast = gradient_statistics(model, *split, stream(), group_size)
+    plainly()
+    for ours, theirs in zip(fast, gradient_statistics(model, *split, stream(), group_size), strict=True):
+        assert (ours.reason, ours.sample_passes) == (theirs.reason, theirs.sample_passes)
+        for own, expected in (ours.value, theirs.value), (ours.standard_error, theirs.standard_error):
+            assert own == (expected if expected is None else pytest.approx(expected, rel=1e-9))
 
 
 def test_a_product_is_that_of_a_dense_hessian():

@@ -50,7 +50,8 @@ void run(const std::vector<std::int32_t>& image, int capacity, int count, int cl
     const std::size_t size = lanes_size(trained, 0), statistics = lanes_size(trained, 1);
     std::vector<std::int64_t> places(size);
     lanes_order(trained, places.data());
-    Columns<T> parameters(size, 0.3, 1), momentum(size), running(statistics), direction(size, 1, 2), product(size);
+    Columns<T> parameters(size, 0.3, 1), momentum(size), running(statistics), directions(2 * size, 1, 2),
+        product(size);
     Columns<T> ends(2 * size, 0.3, 3);
     for (std::size_t i = 0; i < statistics; i++) running.memory.data()[i] = lanes::broadcast(T(1));
     const auto pixels = numbers<T>(std::size_t(count) * image[0] * image[1] * image[2], 1, 4);
@@ -71,9 +72,10 @@ void run(const std::vector<std::int32_t>& image, int capacity, int count, int cl
     lanes_bend(trained, ends.memory.data(), state, batches, steps, capacity, shares.data(), rates.data(), 0.9, 0.01);
     lanes_recalibrate(evaluated, state, whole, count, (count + capacity - 1) / capacity);
     lanes_evaluate(evaluated, state, whole, count, sums.data(), errors.data());
-    Columns<T> forms(count);
-    lanes_forms(curved, state, whole, count, direction.memory.data(), forms.memory.data());
-    lanes_product(curved, state, whole, count, direction.memory.data(), product.memory.data());
+    lanes_gradient(trained, state, batches, capacity, product.memory.data());
+    Columns<T> forms(2 * count);
+    lanes_forms(curved, state, whole, count, directions.memory.data(), 2, forms.memory.data());
+    lanes_product(curved, state, whole, count, directions.memory.data(), product.memory.data());
     double total = 0;
     for (double sum : sums) total += sum;
     std::printf("%d %g\n", int(sizeof(T)), total);

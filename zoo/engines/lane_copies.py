@@ -165,6 +165,25 @@ class LaneCopies:
             bends.append(self._vectors(bend)[:copies])
         return torch.cat(bends)
 
+    def gradients(self, weights: Tensor, split: Split, groups: Tensor) -> Iterator[Tensor]:
+        """Gradients of the mean loss of a model in eval mode over groups of images, as many at a time as lanes.
+
+        Args:
+            weights: [P].
+            split: Images and their labels.
+            groups: Which of them, [K, m]; m is at most the capacity.
+
+        Yields:
+            [k, P] of the next k groups, the parameters in the kernels' order.
+        """
+        self._network.check_batch(groups.shape[1])
+        at = self._columns(weights.unsqueeze(0))
+        state = State.of(at, None, self._columns_of_statistics())
+        for own, count in self._groups(len(groups)):
+            data, found = self._data(split, slice(0, self.lanes), groups[own]), torch.empty_like(at)
+            self._network.call("gradient", state, data, groups.shape[1], found)
+            yield found.T[:count]
+
     def forms(self, weights: Tensor, directions: Tensor, split: Split) -> Tensor:
         r"""$v^\top H_i v$ of each image's loss at a model's weights.
 
@@ -176,19 +195,15 @@ class LaneCopies:
         Returns:
             [m, N].
         """
-        forms, images = [], len(split.images)
-        for own, count in self._groups(len(directions)):
-            at = self._columns(weights.expand(count, -1))
-            state = State.of(at, None, self._columns_of_statistics())
-            found = torch.empty(images, self.lanes, dtype=self._dtype)
-            self._network.call(
-                "forms", state, self._data(split, own), images, self._columns(directions[own]), found
-            )
-            forms.append(found.T[:count])
-        return torch.cat(forms)
+        along = [self._columns(directions[own]) for own, _ in self._groups(len(directions))]
+        state = State.of(self._columns(weights.unsqueeze(0)), None, self._columns_of_statistics())
+        data, images = self._data(split, slice(0, self.lanes)), len(split.images)
+        found = torch.empty(len(along), images, self.lanes, dtype=self._dtype)
+        self._network.call("forms", state, data, images, torch.stack(along), len(along), found)
+        return found.transpose(1, 2).flatten(0, 1)[: len(directions)]
 
     def product(self, weights: Tensor, vector: Tensor, split: Split) -> Tensor:
-        r"""$Hv$ of the mean loss at a model's weights [P] and a vector [P]; the lanes share the images."""
+        r"""$Hv$ of the mean loss at a model's weights [P] and a vector [P]; the lanes divide the images."""
         images, total = len(split.images), torch.zeros(self.size, dtype=self._dtype)
         at = self._columns(weights.expand(self.lanes, -1))
         along = self._columns(vector.expand(self.lanes, -1))

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from zoo.datasets import Split
+from zoo.engines.lane_copies import LaneCopies, described
+from zoo.engines.lane_library import Passes
 from zoo.landscape.estimate import NOT_FINITE, Estimate
 from zoo.landscape.evaluation import device_of, evaluation_mode
 from zoo.landscape.hessian import GRADIENT_PASSES
@@ -203,9 +206,21 @@ def _projections(
     return squares, alignments, total.square().sum().cpu(), float(passes * count)
 
 
-@torch.no_grad()
 def _gradients(model: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> Iterator[Tensor]:
-    """The gradients of groups of images, [k, P] at a time, in eval mode."""
+    """The gradients of groups of images, [k, P] at a time, in eval mode; in lanes where these know the model."""
+    made = described(model, images[:, 0]) if loss is F.cross_entropy else None
+    if made is None:
+        yield from _gradients_by_autograd(model, images, labels, loss)
+        return
+    groups, size = images.shape[:2]
+    copies = LaneCopies(made, model, size, Passes.BACKWARD)
+    rows = torch.arange(groups * size).view(groups, size)
+    yield from copies.gradients(flat_weights(model), Split(images.flatten(0, 1), labels.flatten(0, 1)), rows)
+
+
+@torch.no_grad()
+def _gradients_by_autograd(model: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> Iterator[Tensor]:
+    """The same by vectorised autograd, for whatever model and loss."""
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     fixed.update(model.named_buffers())

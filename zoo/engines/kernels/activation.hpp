@@ -16,10 +16,11 @@ enum class Pool { none = 0, maximum = 1, average = 2 };
 
 constexpr int kMostTerms = 2;
 
-// A term of an activation at one image: a layer's outputs and their affine map, channel by channel.
-template <class V>
+// A term of an activation at one image: a layer's outputs, of each lane or shared by all, and their affine map,
+// channel by channel.
+template <class V, class From = V>
 struct Term {
-    const V* z = nullptr;
+    const From* z = nullptr;
     const V* scale = nullptr;
     const V* shift = nullptr;
 };
@@ -52,37 +53,38 @@ struct Frame {
     }
 };
 
-template <class V>
+template <class V, class From = V>
 struct Terms {
-    Term<V> term[kMostTerms];
-    const V* identity = nullptr;
+    Term<V, From> term[kMostTerms];
+    const From* identity = nullptr;
 };
 
 // The sum before the ReLU of a block of channels, its scales held in registers while the pixels of a row pass by.
 //
 // The caches fetch ahead along a row but not from one row to the next of the same channels: so each pixel asks for
 // the one below it that comes next.
-template <class V, int Count, bool Identity, int Block>
+template <class V, class From, int Count, bool Identity, int Block>
 struct Preactivation {
     static constexpr int count = Count;
     static constexpr bool has_identity = Identity;
+    static constexpr int stride = kStride<V, From>;
 
-    const V* z[Count];
+    const From* z[Count];
     V scale[Count][Block];
     V shift[Block];
-    const V* identity;
+    const From* identity;
     const Frame& frame;
 
-    Preactivation(const Frame& frame, const Terms<V>& terms, int channel) : frame(frame) {
+    Preactivation(const Frame& frame, const Terms<V, From>& terms, int channel) : frame(frame) {
         for (int k = 0; k < Block; k++) shift[k] = V{};
         for (int t = 0; t < Count; t++) {
-            z[t] = terms.term[t].z + channel;
+            z[t] = terms.term[t].z + channel * stride;
             for (int k = 0; k < Block; k++) {
                 scale[t][k] = terms.term[t].scale[channel + k];
                 shift[k] += terms.term[t].shift[channel + k];
             }
         }
-        identity = Identity ? terms.identity + channel : nullptr;
+        identity = Identity ? terms.identity + channel * stride : nullptr;
     }
 
     [[gnu::always_inline]] V operator()(int y, int x, int k) const {
@@ -90,10 +92,10 @@ struct Preactivation {
         V value = shift[k];
 #pragma GCC unroll 2
         for (int t = 0; t < Count; t++) {
-            if (k % 2 == 0) __builtin_prefetch(z[t] + at + ahead);
-            value += z[t][at] * scale[t][k];
+            if (k % 2 == 0) __builtin_prefetch(z[t] + (at + ahead) * stride);
+            value += spread<V>(z[t] + at * stride) * scale[t][k];
         }
-        if constexpr (Identity) value += identity[frame.earlier(y, x) + k];
+        if constexpr (Identity) value += spread<V>(identity + (frame.earlier(y, x) + k) * stride);
         return value;
     }
 };
@@ -204,27 +206,27 @@ template <class V, class Sum, int Block, int N, class Visit>
 }
 
 // Runs body(y, sum, channel, block) over the rows, and within a row over the channels, two at a time.
-template <class V, int Count, bool Identity, class Body>
-inline void over_channels(const Frame& frame, const Terms<V>& terms, Body body) {
+template <class V, class From, int Count, bool Identity, class Body>
+inline void over_channels(const Frame& frame, const Terms<V, From>& terms, Body body) {
     for (int y = 0; y < frame.steps(); y++) {
         int channel = 0;
         for (; channel + 1 < frame.channels; channel += 2)
-            body(y, Preactivation<V, Count, Identity, 2>(frame, terms, channel), channel,
+            body(y, Preactivation<V, From, Count, Identity, 2>(frame, terms, channel), channel,
                  std::integral_constant<int, 2>{});
         if (channel < frame.channels)
-            body(y, Preactivation<V, Count, Identity, 1>(frame, terms, channel), channel,
+            body(y, Preactivation<V, From, Count, Identity, 1>(frame, terms, channel), channel,
                  std::integral_constant<int, 1>{});
     }
 }
 
-template <class V, class Body>
-inline void over_terms(const Frame& frame, const Terms<V>& terms, Body body) {
+template <class V, class From, class Body>
+inline void over_terms(const Frame& frame, const Terms<V, From>& terms, Body body) {
     if (frame.terms == 2)
-        over_channels<V, 2, false>(frame, terms, body);
+        over_channels<V, From, 2, false>(frame, terms, body);
     else if (frame.identity)
-        over_channels<V, 1, true>(frame, terms, body);
+        over_channels<V, From, 1, true>(frame, terms, body);
     else
-        over_channels<V, 1, false>(frame, terms, body);
+        over_channels<V, From, 1, false>(frame, terms, body);
 }
 
 // out = pool(relu(sum of the terms)), for one image.
@@ -244,13 +246,30 @@ void gather_sums(const Frame& frame, const Terms<V>& terms, const V* pooled_grad
         constexpr int n = block(), count = std::decay_t<decltype(sum)>::count;
         V own[n] = {}, times[count][n] = {};
         const V* pooled[1] = {pooled_gradient + channel};
-        gate_row<V, std::decay_t<decltype(sum)>, n>(
-            frame, row, sum, pooled, [&](int y, int x, int k, Several<V, 1> given) __attribute__((always_inline)) {
-                const V dy = given[0];
-                own[k] += dy;
+        if (frame.pool == Pool::maximum) {  // all of a window's gradient is the largest's
+            for (int x = 0; x < frame.pooled_width; x++)
 #pragma GCC unroll 2
-                for (int t = 0; t < count; t++) times[t][k] += dy * sum.z[t][frame.pixel(y, x) + k];
-            });
+                for (int k = 0; k < n; k++) {
+                    const Largest<V> at(sum, row, x, k);
+                    const V dy = gated(at.most, pooled[0][frame.pooled(row, x) + k]);
+                    own[k] += dy;
+#pragma GCC unroll 2
+                    for (int t = 0; t < count; t++) {
+                        const V* z = sum.z[t] + frame.pixel(2 * row, 2 * x) + k;
+                        const int right = frame.pitch, below = frame.width * frame.pitch;
+                        times[t][k] += dy * at.of(z[0], z[right], z[below], z[below + right]);
+                    }
+                }
+        } else {
+            gate_row<V, std::decay_t<decltype(sum)>, n>(
+                frame, row, sum, pooled,
+                [&](int y, int x, int k, Several<V, 1> given) __attribute__((always_inline)) {
+                    const V dy = given[0];
+                    own[k] += dy;
+#pragma GCC unroll 2
+                    for (int t = 0; t < count; t++) times[t][k] += dy * sum.z[t][frame.pixel(y, x) + k];
+                });
+        }
         for (int t = 0; t < count; t++)
             for (int k = 0; k < n; k++) {
                 total[t][channel + k] += own[k];

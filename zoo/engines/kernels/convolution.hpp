@@ -96,111 +96,121 @@ struct Moments {
     const V* shift = nullptr;
 };
 
-// out[p][c] (+)= sum over the window's vectors i of in[p + i] * w[i][c], for a block of pixels and channels.
-template <class T, int Pixels, int Channels>
-void product_block(const Vector<T>* in, std::ptrdiff_t in_step, const Window& window, const Vector<T>* w,
-                   Vector<T>* out, std::ptrdiff_t out_step, bool add, Moments<Vector<T>> moments) {
+// out[p][c] (+)= sum over the window's vectors i of in[p + i] * w[i][c], for so many blocks of pixels and channels in
+// a row.
+template <class T, class In, class W, int Pixels, int Channels>
+void product_blocks(int blocks, const In* in, std::ptrdiff_t in_step, const Window& window, const W* weights,
+                    Vector<T>* out, std::ptrdiff_t out_step, bool add, Moments<Vector<T>> moments) {
     using V = Vector<T>;
-    V sums[Pixels][Channels];
+    constexpr int stride = kStride<V, In>;
+    for (; blocks > 0; blocks--, in += Pixels * in_step, out += Pixels * out_step) {
+        const W* w = weights;
+        V sums[Pixels][Channels];
 #pragma GCC unroll 16
-    for (int p = 0; p < Pixels; p++)
+        for (int p = 0; p < Pixels; p++)
 #pragma GCC unroll 16
-        for (int c = 0; c < Channels; c++) sums[p][c] = add ? out[p * out_step + c] : V{};
-    for (int row = 0; row < window.count; row++) {
-        const V* at = in + window.segments[row].offset;
-        for (int left = window.segments[row].length; left > 0; left--) {
-            // The smaller side stays in registers, the larger passes through one.
-            if constexpr (Channels < Pixels) {
-                V factors[Channels];
+            for (int c = 0; c < Channels; c++) sums[p][c] = add ? out[p * out_step + c] : V{};
+        for (int row = 0; row < window.count; row++) {
+            const In* at = in + window.segments[row].offset * stride;
+            for (int left = window.segments[row].length; left > 0; left--) {
+                // The smaller side stays in registers, the larger passes through one.
+                if constexpr (Channels < Pixels) {
+                    V factors[Channels];
 #pragma GCC unroll 16
-                for (int c = 0; c < Channels; c++) factors[c] = w[c];
+                    for (int c = 0; c < Channels; c++) hold(factors[c] = spread<V>(w + c));
+#pragma GCC unroll 16
+                    for (int p = 0; p < Pixels; p++) {
+                        V x = spread<V>(at + p * in_step);
+                        hold(x);
+#pragma GCC unroll 16
+                        for (int c = 0; c < Channels; c++) sums[p][c] += x * factors[c];
+                    }
+                } else {
+                    V x[Pixels];
+#pragma GCC unroll 16
+                    for (int p = 0; p < Pixels; p++) hold(x[p] = spread<V>(at + p * in_step));
+#pragma GCC unroll 16
+                    for (int c = 0; c < Channels; c++) {
+                        V factor = spread<V>(w + c);
+                        hold(factor);
+#pragma GCC unroll 16
+                        for (int p = 0; p < Pixels; p++) sums[p][c] += x[p] * factor;
+                    }
+                }
+                at += stride;
+                w += Channels;
+            }
+        }
+#pragma GCC unroll 16
+        for (int p = 0; p < Pixels; p++)
+#pragma GCC unroll 16
+            for (int c = 0; c < Channels; c++) out[p * out_step + c] = sums[p][c];
+        if (moments.sum) {
+#pragma GCC unroll 16
+            for (int c = 0; c < Channels; c++) {
+                V sum = moments.sum[c], square = moments.square[c];
+                const V shift = moments.shift[c];
 #pragma GCC unroll 16
                 for (int p = 0; p < Pixels; p++) {
-                    const V x = at[p * in_step];
-#pragma GCC unroll 16
-                    for (int c = 0; c < Channels; c++) sums[p][c] += x * factors[c];
+                    const V rest = sums[p][c] - shift;
+                    sum += rest;
+                    square += rest * rest;
                 }
-            } else {
-                V x[Pixels];
-#pragma GCC unroll 16
-                for (int p = 0; p < Pixels; p++) x[p] = at[p * in_step];
-#pragma GCC unroll 16
-                for (int c = 0; c < Channels; c++) {
-                    const V factor = w[c];
-#pragma GCC unroll 16
-                    for (int p = 0; p < Pixels; p++) sums[p][c] += x[p] * factor;
-                }
+                moments.sum[c] = sum;
+                moments.square[c] = square;
             }
-            at++;
-            w += Channels;
-        }
-    }
-#pragma GCC unroll 16
-    for (int p = 0; p < Pixels; p++)
-#pragma GCC unroll 16
-        for (int c = 0; c < Channels; c++) out[p * out_step + c] = sums[p][c];
-    if (moments.sum) {
-#pragma GCC unroll 16
-        for (int c = 0; c < Channels; c++) {
-            V sum = moments.sum[c], square = moments.square[c];
-            const V shift = moments.shift[c];
-#pragma GCC unroll 16
-            for (int p = 0; p < Pixels; p++) {
-                const V rest = sums[p][c] - shift;
-                sum += rest;
-                square += rest * rest;
-            }
-            moments.sum[c] = sum;
-            moments.square[c] = square;
         }
     }
 }
 
-template <class T>
-using ProductBlock = void (*)(const Vector<T>*, std::ptrdiff_t, const Window&, const Vector<T>*, Vector<T>*,
-                              std::ptrdiff_t, bool, Moments<Vector<T>>);
+template <class T, class In, class W>
+using ProductBlocks = void (*)(int, const In*, std::ptrdiff_t, const Window&, const W*, Vector<T>*, std::ptrdiff_t,
+                               bool, Moments<Vector<T>>);
 
-template <class T, int Channels, int... P>
-constexpr std::array<ProductBlock<T>, 8> product_blocks_of(std::integer_sequence<int, P...>) {
-    return {product_block<T, P + 1, Channels>...};
+template <class T, class In, class W, int Channels, int... P>
+constexpr std::array<ProductBlocks<T, In, W>, 8> product_blocks_of(std::integer_sequence<int, P...>) {
+    return {product_blocks<T, In, W, P + 1, Channels>...};
 }
 
-// The block for so many channels and pixels is kProductBlocks<T>[channels - 1][pixels - 1].
-template <class T>
-constexpr std::array<std::array<ProductBlock<T>, 8>, kMostChannels> kProductBlocks = {
-    product_blocks_of<T, 1>(std::make_integer_sequence<int, kMostPixels[1]>{}),
-    product_blocks_of<T, 2>(std::make_integer_sequence<int, kMostPixels[2]>{}),
-    product_blocks_of<T, 3>(std::make_integer_sequence<int, kMostPixels[3]>{}),
-    product_blocks_of<T, 4>(std::make_integer_sequence<int, kMostPixels[4]>{}),
+// The block for so many channels and pixels is kProductBlocks<T, In, W>[channels - 1][pixels - 1].
+template <class T, class In, class W>
+constexpr std::array<std::array<ProductBlocks<T, In, W>, 8>, kMostChannels> kProductBlocks = {
+    product_blocks_of<T, In, W, 1>(std::make_integer_sequence<int, kMostPixels[1]>{}),
+    product_blocks_of<T, In, W, 2>(std::make_integer_sequence<int, kMostPixels[2]>{}),
+    product_blocks_of<T, In, W, 3>(std::make_integer_sequence<int, kMostPixels[3]>{}),
+    product_blocks_of<T, In, W, 4>(std::make_integer_sequence<int, kMostPixels[4]>{}),
 };
 
-// out (+)= the window's product with in, over all images: a convolution, or the gradient of its inputs.
+// out (+)= the window's product with in, over all images: a convolution, or the gradient of its inputs. Steps of `in`
+// are counted in what it points to.
 //
 // Blocks of channels come outermost, so that their weights stay in the nearest cache while the images pass by.
 // Moments are summed image by image and then added: of 50,000 numbers summed in a row single precision keeps too
 // little.
-template <class T>
-void product(Extent extent, const Vector<T>* in, Steps in_steps, const Window& window, const Vector<T>* weights,
-             int inputs, int outputs, int block, Vector<T>* out, Steps out_steps, bool add,
-             Moments<Vector<T>> moments = {}) {
+template <class T, class In, class W>
+void product(Extent extent, const In* in, Steps in_steps, const Window& window, const W* weights, int inputs,
+             int outputs, int block, Vector<T>* out, Steps out_steps, bool add, Moments<Vector<T>> moments = {}) {
     using V = Vector<T>;
     for (int first = 0; first < outputs; first += block) {
         const int own = std::min(block, outputs - first);
-        const V* w = weights + static_cast<std::ptrdiff_t>(first) * window.taps * inputs;
+        const W* w = weights + static_cast<std::ptrdiff_t>(first) * window.taps * inputs;
         const int count = ceil_div(extent.columns, kMostPixels[own]);
+        const int size = extent.columns / count, longer = extent.columns % count;
+        const auto& kernels = kProductBlocks<T, In, W>[own - 1];
         for (int image = 0; image < extent.images; image++) {
             V sums[2][kMostChannels] = {};
             const Moments<V> own_moments =
                 moments.sum ? Moments<V>{sums[0], sums[1], moments.shift + first} : Moments<V>{};
             for (int y = 0; y < extent.rows; y++) {
-                const V* in_row = in + image * in_steps.image + y * in_steps.row;
+                const In* in_row = in + image * in_steps.image + y * in_steps.row;
                 V* out_row = out + image * out_steps.image + y * out_steps.row + first;
-                for (int k = 0; k < count; k++) {
-                    const int x = extent.columns * k / count, next = extent.columns * (k + 1) / count;
-                    kProductBlocks<T>[own - 1][next - x - 1](in_row + x* in_steps.pixel, in_steps.pixel, window, w,
-                                                             out_row + x* out_steps.pixel, out_steps.pixel, add,
-                                                             own_moments);
-                }
+                // `count` blocks, of which the first are a pixel longer than the others.
+                if (longer)
+                    kernels[size](longer, in_row, in_steps.pixel, window, w, out_row, out_steps.pixel, add,
+                                  own_moments);
+                kernels[size - 1](count - longer, in_row + longer * (size + 1) * in_steps.pixel, in_steps.pixel,
+                                  window, w, out_row + longer * (size + 1) * out_steps.pixel, out_steps.pixel, add,
+                                  own_moments);
             }
             for (int c = 0; moments.sum && c < own; c++) {
                 moments.sum[first + c] += sums[0][c];
@@ -230,20 +240,22 @@ void gradient_block(Extent extent, const Vector<T>* in, Steps in_steps, std::ptr
                 if constexpr (Channels < rows) {
                     V own[Channels];
 #pragma GCC unroll 16
-                    for (int c = 0; c < Channels; c++) own[c] = d[c];
+                    for (int c = 0; c < Channels; c++) hold(own[c] = d[c]);
 #pragma GCC unroll 16
                     for (int r = 0; r < rows; r++) {
-                        const V factor = x[(r / Inputs) * tap_step + r % Inputs];
+                        V factor = x[(r / Inputs) * tap_step + r % Inputs];
+                        hold(factor);
 #pragma GCC unroll 16
                         for (int c = 0; c < Channels; c++) sums[r][c] += factor * own[c];
                     }
                 } else {
                     V own[rows];
 #pragma GCC unroll 16
-                    for (int r = 0; r < rows; r++) own[r] = x[(r / Inputs) * tap_step + r % Inputs];
+                    for (int r = 0; r < rows; r++) hold(own[r] = x[(r / Inputs) * tap_step + r % Inputs]);
 #pragma GCC unroll 16
                     for (int c = 0; c < Channels; c++) {
-                        const V factor = d[c];
+                        V factor = d[c];
+                        hold(factor);
 #pragma GCC unroll 16
                         for (int r = 0; r < rows; r++) sums[r][c] += own[r] * factor;
                     }

@@ -5,7 +5,8 @@
 
 #include <memory>
 
-#include "curvature.hpp"
+#include "hessian_forms.hpp"
+#include "hessian_product.hpp"
 
 namespace lanes {
 
@@ -41,7 +42,9 @@ class Lanes {
     virtual void recalibrate(State state, Data data, std::int64_t images, std::int64_t batches) = 0;
     virtual void bend(const void* ends, State state, Data data, int steps, int batch, const double* shares,
                       const double* rates, double momentum, double decay) = 0;
-    virtual void forms(State state, Data data, std::int64_t images, const void* direction, void* forms) = 0;
+    virtual void gradient(State state, Data data, int batch, void* gradient) = 0;
+    virtual void forms(State state, Data data, std::int64_t images, const void* directions, int groups,
+                       void* forms) = 0;
     virtual void product(State state, Data data, std::int64_t images, const void* direction, void* product) = 0;
 };
 
@@ -158,41 +161,62 @@ class LanesOf final : public Lanes {
         }
     }
 
-    // v'Hv of each image and lane, [image][lane], with the running statistics.
-    void forms(State state, Data data, std::int64_t count, const void* direction, void* forms) override {
-        Curvature<T>& curvature = curved(2);
-        aim(curvature, state, direction);
-        each_batch(state, data, count, [&](std::int64_t first, int batch) {
-            curvature.forms(batch, data.labels, data.rows + first, data.stride, static_cast<T*>(forms) + first * n);
-        });
+    // Gradient of each lane's mean loss over its own batch, [parameter][lane], with the running statistics.
+    void gradient(State state, Data data, int batch, void* gradient) override {
+        const V* parameters = static_cast<V*>(state.parameters);
+        network_.fix(parameters, static_cast<V*>(state.running));
+        network_.read(images(data), data.rows, data.stride, batch);
+        network_.forward(batch, parameters);
+        T sums[n];
+        std::int64_t errors[n];
+        network_.loss(batch, data.labels, data.rows, data.stride, sums, errors, true);
+        network_.backward(batch, parameters, static_cast<V*>(gradient), false);
     }
 
-    // Hv of the loss summed over the images, [parameter][lane], with the running statistics.
+    // v'Hv of each image along each of so many directions a lane, [direction][parameter][lane], with the running
+    // statistics, of a model whose weights and images the lanes share; [direction][image][lane].
+    void forms(State state, Data data, std::int64_t count, const void* directions, int groups, void* forms) override {
+        if (!forms_) forms_ = std::make_unique<HessianForms<T>>(network_);
+        const V* parameters = static_cast<V*>(state.parameters);
+        network_.fix(parameters, static_cast<V*>(state.running));
+        forms_->at(parameters);
+        for (std::int64_t first = 0; first < count; first += n) {
+            const int own = int(std::min<std::int64_t>(n, count - first));
+            std::int64_t rows[n], labels[n];
+            for (int image = 0; image < n; image++) {
+                rows[image] = data.rows[first + std::min(image, own - 1)];
+                labels[image] = data.labels[0][rows[image]];
+            }
+            network_.read(images(data), rows, 1, 1);
+            network_.forward(1, parameters);
+            forms_->pass_back(labels);
+            for (int group = 0; group < groups; group++) {
+                V found[n];
+                forms_->forms(static_cast<const V*>(directions) + group * network_.layout().parameters, found);
+                std::copy(found, found + own, static_cast<V*>(forms) + group * count + first);
+            }
+        }
+    }
+
+    // Hv of the loss summed over each lane's images, [parameter][lane], with the running statistics, of a model whose
+    // weights the lanes share.
     void product(State state, Data data, std::int64_t count, const void* direction, void* product) override {
-        Curvature<T>& curvature = curved(1);
-        aim(curvature, state, direction);
+        if (!product_) product_ = std::make_unique<HessianProduct<T>>(network_);
+        const V* parameters = static_cast<V*>(state.parameters);
+        network_.fix(parameters, static_cast<V*>(state.running));
+        product_->aim(parameters, static_cast<const V*>(direction));
         V* out = static_cast<V*>(product);
         std::memset(static_cast<void*>(out), 0, network_.layout().parameters * sizeof(V));
         each_batch(state, data, count, [&](std::int64_t first, int batch) {
-            curvature.product(batch, data.labels, data.rows + first, data.stride, out);
+            product_->product(batch, data.labels, data.rows + first, data.stride, out);
         });
     }
 
   private:
     Network<T> network_;
     Buffer<T> gradients_;
-    std::unique_ptr<Curvature<T>> curvatures_[2];  // by order, made when they are asked for
-
-    Curvature<T>& curved(int order) {
-        auto& own = curvatures_[order - 1];
-        if (!own) own = std::make_unique<Curvature<T>>(network_, order);
-        return *own;
-    }
-
-    void aim(Curvature<T>& curvature, State state, const void* direction) {
-        network_.fix(static_cast<V*>(state.parameters), static_cast<V*>(state.running));
-        curvature.aim(static_cast<V*>(state.parameters), static_cast<const V*>(direction));
-    }
+    std::unique_ptr<HessianForms<T>> forms_;  // made when they are asked for
+    std::unique_ptr<HessianProduct<T>> product_;
 
     // Reads so many images, as many at a time as a pass holds, passes them forward, and calls body(first, count).
     template <class Body>
@@ -301,8 +325,13 @@ void lanes_bend(void* made, const void* ends, State state, Data data, int steps,
     static_cast<Lanes*>(made)->bend(ends, state, data, steps, batch, shares, rates, momentum, decay);
 }
 
-void lanes_forms(void* made, State state, Data data, std::int64_t images, const void* direction, void* forms) {
-    static_cast<Lanes*>(made)->forms(state, data, images, direction, forms);
+void lanes_gradient(void* made, State state, Data data, int batch, void* gradient) {
+    static_cast<Lanes*>(made)->gradient(state, data, batch, gradient);
+}
+
+void lanes_forms(void* made, State state, Data data, std::int64_t images, const void* directions, int groups,
+                 void* forms) {
+    static_cast<Lanes*>(made)->forms(state, data, images, directions, groups, forms);
 }
 
 void lanes_product(void* made, State state, Data data, std::int64_t images, const void* direction, void* product) {

@@ -12,7 +12,8 @@
 
 namespace lanes {
 
-constexpr std::size_t kCacheBytes = 96 * 1024;  // what images in work may take of the second cache
+// What images in work may take of the second cache: the more the weights take, which pass by once for all of them.
+constexpr std::size_t kLeastCacheBytes = 96 * 1024, kMostCacheBytes = 256 * 1024;
 
 // What a network's memory is for. A backward pass keeps the gradients of z of the images in work, for curvature of
 // all; `none` only computes sizes.
@@ -149,13 +150,21 @@ class Layout {
         return capacity ? std::min(capacity, most) : most;
     }
 
-    // Images of a network with so much of the cache for each: as many as stay in it together.
-    static int chunk_of(std::size_t vectors) { return std::max<int>(1, int(kCacheBytes / (vectors * sizeof(V)))); }
+    // Images that pass forward together from an activation to the layers that read it.
+    int chunk_of(const Activation<T>& activation) const {
+        std::size_t weights = 0;
+        for (int k : activation.readers) weights = std::max(weights, layers[k].weight_count());
+        return chunk_of(activation.image(), weights);
+    }
+
+    // Images that pass back together through a layer.
+    static int chunk_of(const Layer<T>& layer) { return chunk_of(layer.delta_image(), layer.weight_count()); }
 
     // Weights in the order in which the gradients of the inputs take them.
-    static void turn(const Layer<T>& layer, const V* parameters, Buffer<T>& turned) {
+    template <class W>
+    static void turn(const Layer<T>& layer, const W* parameters, W* turned) {
         for (const Phase& phase : layer.phases) {
-            V* out = turned.data() + phase.weights;
+            W* out = turned + phase.weights;
             for (int first = 0; first < layer.inputs; first += phase.block) {
                 const int own = std::min(phase.block, layer.inputs - first);
                 for (int t = 0; t < phase.window.taps; t++)
@@ -167,6 +176,12 @@ class Layout {
     }
 
   private:
+    // Images that stay in the cache together; sizes in vectors.
+    static int chunk_of(std::size_t image, std::size_t weights = 0) {
+        const std::size_t bytes = std::clamp(weights * sizeof(V), kLeastCacheBytes, kMostCacheBytes);
+        return std::max<int>(1, int(bytes / (image * sizeof(V))));
+    }
+
     static std::ptrdiff_t weight_place(const Layer<T>& layer, int output, int input, int tap) {
         const int first = output / layer.block * layer.block, own = std::min(layer.block, layer.outputs - first);
         const int taps = layer.kernel * layer.kernel;
@@ -301,7 +316,7 @@ class Layout {
                 body(*own, layer.outputs);
             if (!backward) continue;
             const bool whole = layer.flat || passes == Passes::curvature;
-            const std::size_t images = whole ? batch : std::min<std::size_t>(batch, chunk_of(layer.delta_image()));
+            const std::size_t images = whole ? batch : std::min<std::size_t>(batch, chunk_of(layer));
             body(layer.delta, images * layer.delta_image());
             if (layer.source > 0) body(layer.turned, layer.weight_count());
         }

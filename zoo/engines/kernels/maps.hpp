@@ -14,8 +14,8 @@ Extent extent_of(const Layer<T>& layer, int count) {
     return layer.flat ? Extent{1, 1, count} : Extent{count, layer.out_height, layer.out_width};
 }
 
-template <class T>
-void outputs_of(const Activation<T>& source, const Layer<T>& layer, const Buffer<T>& in, const Vector<T>* parameters,
+template <class T, class W>
+void outputs_of(const Activation<T>& source, const Layer<T>& layer, const Buffer<T>& in, const W* parameters,
                 Buffer<T>& z, int first, int count, bool add, Moments<Vector<T>> moments = {}) {
     product<T>(extent_of(layer, count), in.data() + first * source.image(), source.steps(layer.stride), layer.window,
                parameters + layer.weights, layer.inputs, layer.outputs, layer.block, z.data() + first * layer.image(),
@@ -32,9 +32,9 @@ void weight_gradients_of(const Activation<T>& source, const Layer<T>& layer, con
                        gradients + layer.weights);
 }
 
-template <class T>
-void input_gradients_of(const Activation<T>& source, const Layer<T>& layer, const Buffer<T>& turned,
-                        const Buffer<T>& delta, Buffer<T>& gradient, int first, int count, bool add) {
+template <class T, class W>
+void input_gradients_of(const Activation<T>& source, const Layer<T>& layer, const W* turned, const Buffer<T>& delta,
+                        Buffer<T>& gradient, int first, int count, bool add) {
     const int s = layer.stride;
     const std::ptrdiff_t row = std::ptrdiff_t(layer.width) * source.pitch();
     Vector<T>* out = gradient.data() + first * source.gradient_image();
@@ -43,7 +43,7 @@ void input_gradients_of(const Activation<T>& source, const Layer<T>& layer, cons
     for (const Phase& phase : layer.phases) {
         const Extent pixels = {count, ceil_div(layer.height - phase.y, s), ceil_div(layer.width - phase.x, s)};
         product<T>(layer.flat ? extent_of(layer, count) : pixels, delta.data(), layer.delta_steps(), phase.window,
-                   turned.data() + phase.weights, layer.outputs, layer.inputs, phase.block,
+                   turned + phase.weights, layer.outputs, layer.inputs, phase.block,
                    out + phase.y * row + phase.x * source.pitch(),
                    {std::ptrdiff_t(s) * source.pitch(), s * row, std::ptrdiff_t(source.gradient_image())},
                    add || clears);

@@ -67,13 +67,12 @@ class Network {
                 layout_.layers[k].sum.clear();
                 layout_.layers[k].square.clear();
             }
-            const int chunk = activation.flat ? batch : Layout<T>::chunk_of(activation.image());
-            for (int first = 0; first < batch; first += chunk) {
-                const int count = std::min(chunk, batch - first);
+            const int chunk = activation.flat ? batch : layout_.chunk_of(activation);
+            each_chunk(batch, chunk, j % 2, [&](int first, int count) {
                 if (j > 0) activate_images(activation, first, count);
                 for (int k : activation.readers)
                     if (!layout_.layers[k].flat) convolve(layout_.layers[k], parameters, first, count, running);
-            }
+            });
             for (int k : activation.readers) {
                 Layer<T>& layer = layout_.layers[k];
                 if (layer.flat) convolve(layer, parameters, 0, batch, running);
@@ -127,13 +126,13 @@ class Network {
     }
 
     // Gradients of all parameters from the gradient of the logits, of a batch that was passed forward with its own
-    // moments: these depend on the weights too.
-    void backward(int batch, const V* parameters, V* gradients) {
+    // moments, which depend on the weights too, or with fixed affine maps.
+    void backward(int batch, const V* parameters, V* gradients, bool own_moments = true) {
         std::memset(static_cast<void*>(gradients), 0, layout_.parameters * sizeof(V));
         for (Layer<T>& layer : layout_.layers) {
             layer.total.clear();
             layer.product.clear();
-            if (layer.source > 0) Layout<T>::turn(layer, parameters, layer.turned);
+            if (layer.source > 0) Layout<T>::turn(layer, parameters, layer.turned.data());
         }
         Layer<T>& last = layout_.head();
         for (int b = 0; b < batch; b++)
@@ -142,18 +141,18 @@ class Network {
         pass_back(last, 0, batch, gradients);
         for (int j = int(layout_.activations.size()) - 1; j > 0; j--) {
             Activation<T>& activation = layout_.activations[j];
-            for (int t = 0; t < activation.terms; t++) end_sums(layout_.layers[activation.term[t]], batch, gradients);
+            for (int t = 0; t < activation.terms; t++)
+                end_sums(layout_.layers[activation.term[t]], batch, gradients, own_moments);
             int chunk = activation.flat ? batch : layout_.capacity;
             for (int t = 0; t < activation.terms && !activation.flat; t++)
-                chunk = std::min(chunk, Layout<T>::chunk_of(layout_.layers[activation.term[t]].delta_image()));
-            for (int first = 0; first < batch; first += chunk) {
-                const int count = std::min(chunk, batch - first);
+                chunk = std::min(chunk, Layout<T>::chunk_of(layout_.layers[activation.term[t]]));
+            each_chunk(batch, chunk, j % 2 == 0, [&](int first, int count) {
                 scatter_images(activation, first, count);
                 for (int t = 0; t < activation.terms; t++)
                     pass_back(layout_.layers[activation.term[t]], first, count, gradients);
                 if (activation.identity > 0 && layout_.activations[activation.identity].last == -j)
                     sum_images(layout_.activations[activation.identity], first, count);
-            }
+            });
         }
     }
 
@@ -184,6 +183,17 @@ class Network {
 
   private:
     Layout<T> layout_;
+
+    // Calls body(first, count) for a few images at a time. Every other sweep over the batch goes backward, so that it
+    // begins with the images that the one before has left in the caches.
+    template <class Body>
+    static void each_chunk(int batch, int chunk, bool backward, Body body) {
+        const int chunks = ceil_div(batch, chunk);
+        for (int k = 0; k < chunks; k++) {
+            const int first = (backward ? chunks - 1 - k : k) * chunk;
+            body(first, std::min(chunk, batch - first));
+        }
+    }
 
     void read_row(const T* const from[], std::int64_t at, int count, V* out, int step) {
         constexpr int n = lane_count;
@@ -269,7 +279,7 @@ class Network {
 
     // From the sums over the batch: the gradients of the norm's weight and bias, or of the bias, and what the batch's
     // statistics add to the gradient of each z (Ioffe and Szegedy, 2015, section 3).
-    void end_sums(Layer<T>& layer, int batch, V* gradients) {
+    void end_sums(Layer<T>& layer, int batch, V* gradients, bool own_moments) {
         const T count = T(batch) * layer.out_height * layer.out_width;
         for (int c = 0; c < layer.outputs; c++) {
             const V total = layer.total.data()[c], deviation = layer.deviation.data()[c];
@@ -281,9 +291,9 @@ class Network {
             const V by_scale = deviation * (layer.product.data()[c] - mean * total);
             gradients[layer.offset + c] = by_scale;
             gradients[layer.offset + layer.outputs + c] = total;
-            const V slope = -scale * deviation * by_scale / count;
+            const V slope = own_moments ? -scale * deviation * by_scale / count : V{};
             layer.slope.data()[c] = slope;
-            layer.level.data()[c] = -scale * total / count - slope * mean;
+            layer.level.data()[c] = own_moments ? -scale * total / count - slope * mean : V{};
         }
     }
 
@@ -293,7 +303,8 @@ class Network {
         Activation<T>& source = layout_.activations[layer.source];
         weight_gradients_of<T>(source, layer, source.values, layer.delta, first, count, gradients);
         if (layer.source == 0) return;
-        input_gradients_of<T>(source, layer, layer.turned, layer.delta, source.gradient, first, count, layer.adds);
+        input_gradients_of<T>(source, layer, layer.turned.data(), layer.delta, source.gradient, first, count,
+                              layer.adds);
         if (source.last == &layer - layout_.layers.data()) sum_images(source, first, count);
     }
 };

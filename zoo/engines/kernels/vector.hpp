@@ -57,6 +57,31 @@ inline Vector<T> broadcast(T value) {
     return value - Vector<T>{};
 }
 
+// A number of each lane, or one that all lanes share: what `From` points to, a vector or a single number.
+template <class V, class From>
+[[gnu::always_inline]] inline V spread(const From* at) {
+    if constexpr (std::is_same_v<From, V>)
+        return *at;
+    else
+        return *at - V{};
+}
+
+// Keeps a number in a register from here on. Compilers would rather read it again from memory with each multiply-add,
+// which then waits for its two loads a cycle.
+template <class V>
+[[gnu::always_inline]] inline void hold(V& value) {
+#if defined(__x86_64__)
+    asm("" : "+v"(value));
+#elif defined(__aarch64__)
+    asm("" : "+w"(value));
+#endif
+}
+
+// From a channel to the next. Numbers that lanes share are those of one lane among vectors of others: a network whose
+// lanes are images gives to one whose lanes are directions.
+template <class V, class From>
+constexpr int kStride = std::is_same_v<From, V> ? 1 : int(sizeof(V) / sizeof(From));
+
 template <class V>
 inline V larger(V a, V b) {
     return a > b ? a : b;
