@@ -53,9 +53,8 @@ def measure(nodes: int, seconds: float, stacks_a_node: int) -> str:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        for _ in range(nodes):
-            cluster.add_node(num_cpus=1, include_dashboard=False, wait=False)
-        cluster.wait_for_nodes(timeout=600)
+        for _ in range(nodes):  # one after another: all at once, their agents' imports outlast their patience
+            cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, wait=True)
         with RayExecutor(cluster.address) as executor, tempfile.TemporaryDirectory() as folder:
             store = Folder(Path(folder))
             work = [

@@ -145,6 +145,10 @@ def work_of(architecture: str, width: int, shape: ImageShape) -> Work | None:
 
     with torch.device("meta"):
         model = build_model(architecture, width, shape).eval()
+        for module in [*model.modules()]:
+            for name, child in module.named_children():
+                if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                    setattr(module, name, nn.Identity())  # as many values; torch would import its compiler for them
         for module in model.modules():
             if not list(module.children()):
                 module.register_forward_hook(count)

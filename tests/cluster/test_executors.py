@@ -161,12 +161,15 @@ def test_jobs_are_taken_as_there_is_room(executor):
 
 @pytest.mark.timeout(120)
 def test_an_existing_cluster_is_joined_by_its_address(tmp_path):
-    """A head node of its own on loopback; the build joins it, and leaves it running."""
+    """A head node of its own on loopback, which is told that it has a GPU; the build joins it, and leaves it running.
+
+    Tasks that ask for half of a GPU run two at a time and see that one.
+    """
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_AUTH_TOKEN", None)
     ray = Path(sys.executable).with_name("ray")
     port, folder = 6400 + os.getpid() % 500, Path("/tmp") / f"mdzoo-test-{os.getpid()}"
-    options = ("--include-dashboard=false", "--num-cpus=1", "--disable-usage-stats", "--block")
+    options = ("--include-dashboard=false", "--num-cpus=3", "--num-gpus=1", "--disable-usage-stats", "--block")
     head = subprocess.Popen(
         [
             ray,
@@ -183,11 +186,17 @@ def test_an_existing_cluster_is_joined_by_its_address(tmp_path):
     )
     try:
         script = (
+            "import os, time\n"
             "from cluster.executors import each\n"
             "from cluster.ray_executor import RayExecutor\n"
-            "from operator import add\n"
-            f"with RayExecutor('127.0.0.1:{port}') as executor:\n"
-            "    print(sorted(o.result for o in executor.run(each(add, [1, 2], 10))))\n"
+            "def sleep(job):\n"
+            "    began = time.time()\n"
+            "    time.sleep(1.0)\n"
+            "    return began, time.time(), os.environ['CUDA_VISIBLE_DEVICES']\n"
+            f"with RayExecutor('127.0.0.1:{port}', gpus=0.5) as executor:\n"
+            "    slept = [o.result for o in executor.run(each(sleep, range(6)))]\n"
+            "at_once = max(sum(began <= now < ended for began, ended, _ in slept) for now, *_ in slept)\n"
+            "print(at_once, {gpu for *_, gpu in slept})\n"
         )
         for _ in range(20):
             done = subprocess.run(
@@ -195,7 +204,7 @@ def test_an_existing_cluster_is_joined_by_its_address(tmp_path):
             )
             if done.returncode == 0:
                 break
-        assert done.stdout == "[11, 12]\n", done.stderr
+        assert done.stdout == "2 {'0'}\n", done.stderr
         assert head.poll() is None
     finally:
         head.terminate()
