@@ -98,7 +98,7 @@ def test_a_dry_run_counts_without_data_and_writes_nothing(tmp_path):
     )
     assert facts["disk_bytes"] > 4 * facts["parameters"] > 1e9
     assert os.listdir(tmp_path) == []
-    assert "runs: 16,900" in mdzoo("build", "paper", "--dry-run").stdout
+    assert "runs: 16,900" in here("build", "paper", "--dry-run").stdout
 
 
 def test_wrong_usage_is_exit_code_2(tmp_path):

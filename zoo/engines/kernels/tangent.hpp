@@ -10,9 +10,8 @@
 
 namespace lanes {
 
-// What the derivative of the sums before the ReLU is made of at one image: sum of (scale * tangent + turn * z +
-// shift)
-// + identity.
+// What the derivative of the sums before the ReLU is made of at one image: identity + the sum over terms of scale *
+// tangent + turn * z + shift.
 template <class V, class From>
 struct TangentTerms {
     const V* tangent[kMostTerms];  // derivative of z
