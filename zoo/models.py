@@ -148,7 +148,8 @@ def work_of(architecture: str, width: int, shape: ImageShape) -> Work | None:
         for module in [*model.modules()]:
             for name, child in module.named_children():
                 if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                    setattr(module, name, nn.Identity())  # as many values; torch would import its compiler for them
+                    # As many values; to know them of BatchNorm, torch imports its compiler.
+                    setattr(module, name, nn.Identity())
         for module in model.modules():
             if not list(module.children()):
                 module.register_forward_hook(count)

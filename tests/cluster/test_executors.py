@@ -169,7 +169,13 @@ def test_an_existing_cluster_is_joined_by_its_address(tmp_path):
     environment.pop("RAY_AUTH_TOKEN", None)
     ray = Path(sys.executable).with_name("ray")
     port, folder = 6400 + os.getpid() % 500, Path("/tmp") / f"mdzoo-test-{os.getpid()}"
-    options = ("--include-dashboard=false", "--num-cpus=3", "--num-gpus=1", "--disable-usage-stats", "--block")
+    options = (
+        "--include-dashboard=false",
+        "--num-cpus=3",
+        "--num-gpus=1",
+        "--disable-usage-stats",
+        "--block",
+    )
     head = subprocess.Popen(
         [
             ray,
