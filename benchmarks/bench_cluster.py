@@ -53,7 +53,7 @@ def measure(nodes: int, seconds: float, stacks_a_node: int) -> str:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        for _ in range(nodes):  # one after another: all at once, their agents' imports outlast their patience
+        for _ in range(nodes):  # one after another: all at once, 64 did not come up in a quarter of an hour
             cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, wait=True)
         with RayExecutor(cluster.address) as executor, tempfile.TemporaryDirectory() as folder:
             store = Folder(Path(folder))
