@@ -120,7 +120,7 @@ def trace(case: Case) -> list[Contender]:
         return statistics.mean(z.dot(operator @ z).item() for z in draw(round_))
 
     contenders = [
-        Contender("ours: Taylor series, in lanes where there are kernels", ours, PROBES),
+        Contender("ours: in lanes where there are kernels, else Taylor series", ours, PROBES),
         Contender("gradient anew for each probe", plain, PROBES),
         Contender("PyHessian's algorithm: graph kept", kept, PROBES),
     ]

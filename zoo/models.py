@@ -145,11 +145,6 @@ def work_of(architecture: str, width: int, shape: ImageShape) -> Work | None:
 
     with torch.device("meta"):
         model = build_model(architecture, width, shape).eval()
-        for module in [*model.modules()]:
-            for name, child in module.named_children():
-                if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                    # As many values; to know them of BatchNorm, torch imports its compiler.
-                    setattr(module, name, nn.Identity())
         for module in model.modules():
             if not list(module.children()):
                 module.register_forward_hook(count)

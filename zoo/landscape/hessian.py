@@ -68,9 +68,9 @@ class HessianOperator:
 
     Products $Hv = \nabla (\nabla L^\top v)$ by Pearlmutter's R-operator (Fast Exact Multiplication by the Hessian,
     1994): in lanes of images where these know the model (`zoo.engines.lane_copies`), else by double backward, on a
-    graph of the gradient that is built with the first product and kept. Forms $z^\top H z$ by Taylor series, several
-    at once and for each image: in lanes of directions, else by `zoo.landscape.taylor`, or by double backward on
-    groups of images where the model uses a function without a Taylor rule.
+    graph of the gradient that is built with the first product and kept. Forms $z^\top H z$, exact as well,
+    several at once and for each image: in lanes of directions, else by Taylor series (`zoo.landscape.taylor`), or by
+    double backward on groups of images where the model uses a function without a Taylor rule.
 
     The model is in eval mode, so BatchNorm is an affine map with fixed statistics; $\theta$ are the trainable
     parameters. It must not change while the operator is in use.

@@ -46,11 +46,12 @@ struct Frame {
     }
 
     int pixel(int y, int x) const { return (y * width + x) * pitch; }
+    int bordered(int border, int y, int x) const {
+        return ((y + border) * (width + 2 * border) + x + border) * pitch;
+    }
     int out(int y, int x) const { return ((y + border) * (pooled_width + 2 * border) + x + border) * pitch; }
     int pooled(int y, int x) const { return (y * pooled_width + x) * pitch; }
-    int earlier(int y, int x) const {
-        return ((y + identity_border) * (width + 2 * identity_border) + x + identity_border) * pitch;
-    }
+    int earlier(int y, int x) const { return bordered(identity_border, y, x); }
 };
 
 template <class V, class From = V>
@@ -286,10 +287,6 @@ struct Delta {
     const V* slope = nullptr;
     const V* level = nullptr;
     int border = 0;
-
-    int at(const Frame& frame, int y, int x) const {
-        return ((y + border) * (frame.width + 2 * border) + x + border) * frame.pitch;
-    }
 };
 
 // The gradients of the z of one image, and of the identity term, which are added or written.
@@ -311,7 +308,7 @@ void scatter(const Frame& frame, const Terms<V>& terms, const V* pooled_gradient
                 const int pixel = frame.pixel(y, x) + k;
 #pragma GCC unroll 2
                 for (int t = 0; t < count; t++)
-                    delta[t].dz[delta[t].at(frame, y, x) + channel + k] =
+                    delta[t].dz[frame.bordered(delta[t].border, y, x) + channel + k] =
                         dy * sum.scale[t][k] + (sum.z[t][pixel] * slope[t][k] + level[t][k]);
                 if (identity_gradient) {
                     V& out = identity_gradient[pixel + channel];

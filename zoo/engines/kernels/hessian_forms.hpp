@@ -149,17 +149,13 @@ class HessianForms {
             gate_row<V, Sum, block()>(frame, row, sum, pooled,
                                       [&](int y, int x, int k, Several<V, 1> dy) __attribute__((always_inline)) {
                                           for (int t = 0; t < Sum::count; t++)
-                                              delta[t][bordered(frame, border[t], y, x) + channel + k] = dy[0];
+                                              delta[t][frame.bordered(border[t], y, x) + channel + k] = dy[0];
                                           if (identity) {
                                               V& to = identity[frame.pixel(y, x) + channel + k];
                                               to = activation.identity_adds ? to + dy[0] : dy[0];
                                           }
                                       });
         });
-    }
-
-    static int bordered(const Frame& frame, int border, int y, int x) {
-        return ((y + border) * (frame.width + 2 * border) + x + border) * frame.pitch;
     }
 
     // Derivatives of all numbers along the directions, and what they add to the second ones.

@@ -161,52 +161,49 @@ class HessianProduct {
                 identity = earlier.gradient.data() + image * earlier.gradient_image();
                 identity1 = activations_[activation.identity].gradient.data() + image * earlier.gradient_image();
             }
-            over_terms(
-                frame, network_.terms_of(activation, image), [&](int row, const auto& sum, int channel, auto block) {
-                    using Sum = std::decay_t<decltype(sum)>;
-                    constexpr int width = block(), count = Sum::count;
-                    const TangentSum<V, V, count, Sum::has_identity, width> own(frame, tangents, channel);
-                    V total[width] = {}, times[count][width] = {};
-                    const V* pooled[2] = {activation.gradient.data() + at + channel,
-                                          activations_[j].gradient.data() + at + channel};
-                    gate_row<V, Sum, width>(
-                        frame, row, sum, pooled,
-                        [&](int y, int x, int k, Several<V, 2> dy) __attribute__((always_inline)) {
-                            const int pixel = frame.pixel(y, x) + k;
-                            total[k] += dy[1];
+            over_terms(frame, network_.terms_of(activation, image),
+                       [&](int row, const auto& sum, int channel, auto block) {
+                           using Sum = std::decay_t<decltype(sum)>;
+                           constexpr int width = block(), count = Sum::count;
+                           const TangentSum<V, V, count, Sum::has_identity, width> own(frame, tangents, channel);
+                           V total[width] = {}, times[count][width] = {};
+                           const V* pooled[2] = {activation.gradient.data() + at + channel,
+                                                 activations_[j].gradient.data() + at + channel};
+                           gate_row<V, Sum, width>(
+                               frame, row, sum, pooled,
+                               [&](int y, int x, int k, Several<V, 2> dy) __attribute__((always_inline)) {
+                                   const int pixel = frame.pixel(y, x) + k;
+                                   total[k] += dy[1];
 #pragma GCC unroll 2
-                            for (int t = 0; t < count; t++) {
-                                times[t][k] += dy[1] * own.z[t][pixel] + dy[0] * own.tangent[t][pixel];
-                                Layer<T>& layer = network_.layout().layers[activation.term[t]];
-                                const int to =
-                                    ((y + layer.border()) * (frame.width + 2 * layer.border()) + x + layer.border()) *
-                                        frame.pitch +
-                                    channel + k;
-                                const std::size_t first = image * layer.delta_image();
-                                layer.delta.data()[first + to] = dy[0] * own.scale[t][k];
-                                layers_[activation.term[t]].delta.data()[first + to] =
-                                    dy[1] * own.scale[t][k] + dy[0] * own.turn[t][k];
-                            }
-                            if (identity) {
-                                V &to = identity[pixel + channel], &to1 = identity1[pixel + channel];
-                                to = activation.identity_adds ? to + dy[0] : dy[0];
-                                to1 = activation.identity_adds ? to1 + dy[1] : dy[1];
-                            }
-                        });
-                    for (int t = 0; t < count; t++) {
-                        const Layer<T>& layer = network_.layout().layers[activation.term[t]];
-                        for (int k = 0; k < width; k++) {
-                            const int c = channel + k;
-                            V* to = out + layer.offset + c;
-                            if (!layer.norm) {
-                                *to += total[k];
-                                continue;
-                            }
-                            *to += layer.deviation.data()[c] * (times[t][k] - layer.mean.data()[c] * total[k]);
-                            to[layer.outputs] += total[k];
-                        }
-                    }
-                });
+                                   for (int t = 0; t < count; t++) {
+                                       times[t][k] += dy[1] * own.z[t][pixel] + dy[0] * own.tangent[t][pixel];
+                                       Layer<T>& layer = network_.layout().layers[activation.term[t]];
+                                       const int to = frame.bordered(layer.border(), y, x) + channel + k;
+                                       const std::size_t first = image * layer.delta_image();
+                                       layer.delta.data()[first + to] = dy[0] * own.scale[t][k];
+                                       layers_[activation.term[t]].delta.data()[first + to] =
+                                           dy[1] * own.scale[t][k] + dy[0] * own.turn[t][k];
+                                   }
+                                   if (identity) {
+                                       V &to = identity[pixel + channel], &to1 = identity1[pixel + channel];
+                                       to = activation.identity_adds ? to + dy[0] : dy[0];
+                                       to1 = activation.identity_adds ? to1 + dy[1] : dy[1];
+                                   }
+                               });
+                           for (int t = 0; t < count; t++) {
+                               const Layer<T>& layer = network_.layout().layers[activation.term[t]];
+                               for (int k = 0; k < width; k++) {
+                                   const int c = channel + k;
+                                   V* to = out + layer.offset + c;
+                                   if (!layer.norm) {
+                                       *to += total[k];
+                                       continue;
+                                   }
+                                   *to += layer.deviation.data()[c] * (times[t][k] - layer.mean.data()[c] * total[k]);
+                                   to[layer.outputs] += total[k];
+                               }
+                           }
+                       });
         });
     }
 };

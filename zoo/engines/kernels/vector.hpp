@@ -63,7 +63,7 @@ template <class V, class From>
     if constexpr (std::is_same_v<From, V>)
         return *at;
     else
-        return *at - V{};
+        return broadcast(*at);
 }
 
 // Keeps a number in a register from here on. Compilers would rather read it again from memory with each multiply-add,
