@@ -40,7 +40,7 @@ from zoo.engines.stack_graph import exact_arithmetic
 from zoo.engines.stack_network import SINGLE, Way
 from zoo.models import ImageShape, initial_model, work_of
 
-WAYS = (Way("grouped"), Way("grouped", True), Way("bmm"), SINGLE, Way("single", True))
+WAYS = (Way("lanes"), Way("grouped"), Way("grouped", True), Way("bmm"), SINGLE, Way("single", True))
 SINGLE_MODELS = 16
 CHECKED_WIDTHS, CHECKED_STEPS, CHECKED_RATE = (2, 8), 5, 0.01
 BOUNDS = {torch.float64: 1e-6, torch.float32: 0.03}

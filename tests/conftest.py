@@ -8,6 +8,10 @@ import pytest
 # Ray lets its workers yield to every other process; here those of the other tests would starve them.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+# Where there is no GPU, Triton's interpreter runs its kernels; it has to know before it is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 

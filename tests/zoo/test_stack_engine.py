@@ -14,11 +14,12 @@ from zoo.engines import stack
 from zoo.engines.loop import LoopEngine
 from zoo.engines.stack import StackEngine
 from zoo.engines.stack_graph import WARM_UPS, unchanged
-from zoo.engines.stack_network import SINGLE, Way, can_be_joined, way_for
+from zoo.engines.stack_lanes import has_kernels
+from zoo.engines.stack_network import SINGLE, Way, can_be_joined, possible_way, way_for
 from zoo.models import ImageShape, initial_model
 
 SHAPE = ImageShape(3, 8, 5)
-WAYS = [Way("grouped"), Way("bmm"), SINGLE]
+WAYS = [Way("grouped"), Way("bmm"), Way("lanes"), SINGLE]
 LAYOUTS = [*WAYS, Way("grouped", True), Way("single", True)]
 CONFIG = TrainConfig("random", "0", "cnn", width=2, batch_size=12, data_amount=24, sample_passes=120)
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -280,10 +281,45 @@ def test_unusual_layers(way):
     torch.manual_seed(0)
     case.models = [unusual().double() for _ in range(3)]
     plain, stacked = case.pair(way=way)
-    assert stacked.way == way
+    assert stacked.way == (
+        Way("grouped") if way.kind == "lanes" else way
+    )  # no kernel knows groups or dilation
     wanted, found = plain.advance(case.batches, case.rates), stacked.advance(case.batches, case.rates)
     torch.testing.assert_close(found.losses, wanted.losses, rtol=1e-9, atol=1e-9)
     assert_same_training(plain, stacked, range(3))
+
+
+def uneven():
+    """A kernel and margins that differ by axis, biases, a frozen one, and images of several pixels at the head."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, (3, 2), stride=2, padding=(2, 0)),
+        nn.BatchNorm2d(4, momentum=0.3),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, SHAPE.classes, bias=False),
+    )
+    model[0].bias.requires_grad_(False)
+    return model
+
+
+def test_layers_that_lanes_know():
+    case = Case()
+    torch.manual_seed(0)
+    case.models = [uneven().double() for _ in range(3)]
+    plain, stacked = case.pair(way=Way("lanes"))
+    assert stacked.way == Way("lanes")
+    wanted, found = plain.advance(case.batches, case.rates), stacked.advance(case.batches, case.rates)
+    torch.testing.assert_close(found.losses, wanted.losses, rtol=1e-9, atol=1e-9)
+    assert_same_training(plain, stacked, range(3))
+
+
+def test_without_triton_a_gpu_computes_lanes_as_groups(monkeypatch):
+    images, models = torch.randn(4, 3, 8, 8), [initial_model("cnn", 2, SHAPE, 0)] * 2
+    assert possible_way(Way("lanes"), models, images, "cuda") == Way("lanes" if has_kernels() else "grouped")
+    monkeypatch.setattr("zoo.engines.stack_network.has_kernels", lambda: False)
+    assert possible_way(Way("lanes"), models, images, "cuda") == Way("grouped")
+    assert possible_way(Way("lanes"), models, images, "cpu") == Way("lanes")
 
 
 def test_the_way_is_chosen_by_width(monkeypatch):

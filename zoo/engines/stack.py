@@ -22,7 +22,7 @@ from zoo.engines import Progress
 from zoo.engines.stack_data import Segment, TrainingData
 from zoo.engines.stack_graph import GraphRecorder, exact_arithmetic
 from zoo.engines.stack_group import ModelGroup
-from zoo.engines.stack_network import SINGLE, Network, Way, can_be_joined, way_for
+from zoo.engines.stack_network import Network, Way, possible_way, way_for
 from zoo.snapshots import below, prefixed
 
 STEPS_AT_ONCE = 256
@@ -40,8 +40,8 @@ class StackEngine:
         data: Training images and labels of each; images that are one tensor lie on the device once.
         configs: Of each, equal in width, batch size and precision.
         device: Torch device.
-        way: How the models are computed; None chooses by width. Models that cannot be computed side by side train
-            one after the other within a step.
+        way: How the models are computed; None chooses by width. Where these models cannot be computed so it is
+            another, at last one model after the other within a step.
 
     Attributes:
         way: How they are computed.
@@ -59,7 +59,8 @@ class StackEngine:
     ) -> None:
         self._models, self._device = [model.cpu() for model in models], device
         self._batch_size = configs[0].batch_size
-        self.way = _possible(way or way_for(models[0], configs[0].width), models, data[0].images)
+        wanted = way or way_for(models[0], configs[0].width)
+        self.way = possible_way(wanted, self._models, data[0].images[:4], device)
         self._pass = 1 if self.way.kind == "single" else len(models)
         network = Network(models[0], self._pass, self.way, device)
         self._parts = [slice(first, first + self._pass) for first in range(0, len(models), self._pass)]
@@ -199,9 +200,3 @@ class StackEngine:
 
     def _of(self, lane: int) -> tuple[ModelGroup, int]:
         return self._groups[lane // self._pass], lane % self._pass
-
-
-def _possible(way: Way, models: Sequence[nn.Module], images: Tensor) -> Way:
-    """The way if these models can be computed so, else one after the other."""
-    joined = way.kind != "single" and len(models) > 1 and can_be_joined(models[0], images[:4])
-    return way if joined or way.kind == "single" else SINGLE

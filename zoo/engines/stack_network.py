@@ -1,7 +1,8 @@
 """K models of one architecture as one function of their weights, and the ways in which it can be computed.
 
 `grouped` joins the convolutions of K models to a grouped one; `bmm` makes of each a batched product with unfolded
-images; both compute linear layers as a batched product. `single` is one model alone, which any module can be.
+images; `lanes` computes them by kernels of its own with the model index innermost (`stack_lanes`). All three compute
+linear layers as a batched product. `single` is one model alone, which any module can be.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zoo.landscape.stacked import can_be_stacked, side_by_side
+from zoo.engines.stack_lanes import has_kernels, in_lanes
+from zoo.landscape.stacked import answer_alike, side_by_side, trial_of
 from zoo.landscape.weights import flatten
 
 
@@ -24,17 +26,17 @@ class Way(NamedTuple):
     """How models are computed.
 
     Attributes:
-        kind: "grouped", "bmm" or "single".
-        channels_last: Whether on CUDA the channels of an image lie beside each other in memory.
+        kind: "grouped", "bmm", "lanes" or "single".
+        channels_last: Whether on CUDA the channels of an image lie beside each other in memory; in lanes they do.
     """
 
     kind: str
     channels_last: bool = False
 
 
-SINGLE = Way("single")
+SINGLE, GROUPED = Way("single"), Way("grouped")
 
-WAYS: tuple[tuple[int, Way], ...] = ((2, Way("bmm")), (16, Way("grouped")))
+WAYS: tuple[tuple[int, Way], ...] = ((16, Way("lanes")),)
 """The way up to each width, and single models beyond: a guess, until `benchmarks/bench_gpu_engine.py` prints the
 table of a GPU. Models without convolutions are not asked for: side by side they are batched products."""
 
@@ -42,22 +44,53 @@ table of a GPU. Models without convolutions are not asked for: side by side they
 def way_for(model: nn.Module, width: int) -> Way:
     """The fastest way for models of an architecture and width, as far as is known."""
     if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        return Way("grouped")
+        return GROUPED
     return next((way for widest, way in WAYS if width <= widest), SINGLE)
 
 
-def can_be_joined(model: nn.Module, images: Tensor) -> bool:
+def possible_way(way: Way, models: Sequence[nn.Module], images: Tensor, device: str) -> Way:
+    """The way if models train so on a device as each alone would, else grouped, else one after the other.
+
+    Args:
+        way: What is wanted.
+        models: Of one architecture, on the CPU.
+        images: A few of theirs, [B, C, H, W], on the CPU.
+        device: Where they are to train.
+    """
+    if way.kind == "single":
+        return way
+    if len(models) == 1:
+        return SINGLE
+    missing = torch.device(device).type == "cuda" and not has_kernels()
+    if way.kind == "lanes" and (missing or not can_be_joined(models[0], images, way)):
+        way = GROUPED
+    return way if can_be_joined(models[0], images, way) else SINGLE
+
+
+def can_be_joined(model: nn.Module, images: Tensor, way: Way = GROUPED) -> bool:
     """Whether models side by side train as each alone would.
 
     Args:
-        model: One of them.
+        model: One of them, on the CPU.
         images: A few of theirs, [B, C, H, W].
+        way: How they would be computed.
     """
     named = (model.named_parameters, model.named_buffers)
     once, all_places = (sum(len(list(of(remove_duplicate=once))) for of in named) for once in (True, False))
     scalar = any(not tensor.dim() for tensor in (*_trained(model).values(), *_others(model).values()))
     # Side by side, what two layers share would be two tensors, and a scalar one of all models.
-    return once == all_places and not scalar and can_be_stacked(model, images)
+    if once != all_places or scalar:
+        return False
+    trial = trial_of(model)
+
+    def answers(both: Tensor) -> Tensor:
+        network = Network(trial, len(both), way, "cpu")
+        network.module.eval()
+        trained, others = zip(*[network.vectors(trial)] * len(both), strict=True)
+        rows = torch.arange(both.shape[0] * both.shape[1]).view(both.shape[:2])
+        return network(torch.stack(trained), network.join(others), both.flatten(0, 1), rows)
+
+    return answer_alike(trial, answers, images)
 
 
 class Network:
@@ -69,7 +102,8 @@ class Network:
 
     Attributes:
         count: Number of models, K.
-        module: Maps images [B, K x channels, H, W] to logits [B, K x classes]; its own tensors are not used.
+        module: Maps images [B, K x channels, H, W] to logits [B, K x classes], or with the models innermost
+            [B, channels x K, H, W] to [B, classes x K]; its own tensors are not used.
         owner: Which model an entry of the vector belongs to, [K x Q].
     """
 
@@ -79,16 +113,15 @@ class Network:
         Raises:
             ValueError: If a BatchNorm averages over all batches that it has seen.
         """
-        self.count, self._way = count, way
+        self.count, self._way, self._innermost = count, way, way.kind == "lanes"
         self._trained = {name: tensor.shape for name, tensor in _trained(model).items()}
         self._others = {name: tensor.shape for name, tensor in _others(model).items()}
         lanes = torch.arange(count)
         none = lanes[:0]  # a model may have no such tensors
-        owners = [lanes.repeat_interleave(shape.numel()) for shape in self._others.values()]
+        sizes = [shape.numel() for shape in self._others.values()]
+        owners = [lanes.repeat(size) if self._innermost else lanes.repeat_interleave(size) for size in sizes]
         self.owner = torch.cat([none, *owners]).to(device)
-        module = copy.deepcopy(model) if way.kind == "single" else side_by_side([model] * count)
-        if way.kind == "bmm":
-            module = _with_products(module, count)
+        module = _module(model, count, way.kind)
         for name, norm in module.named_modules():
             if isinstance(norm, _BatchNorm):
                 if norm.momentum is None and norm.track_running_stats:
@@ -123,7 +156,7 @@ class Network:
     def join(self, others: Sequence[Tensor]) -> Tensor:
         """Other tensors [Q] of each of the models as one vector [K x Q]."""
         parts = torch.stack(list(others)).split([shape.numel() for shape in self._others.values()], 1)
-        return flatten([others[0][:0], *parts])
+        return flatten([others[0][:0], *(part.t() if self._innermost else part for part in parts)])
 
     def __call__(self, weights: Tensor, others: Tensor, images: Tensor, rows: Tensor) -> Tensor:
         """Logits [K, B, classes] of images [N, C, H, W] of which each model sees rows [K, B] of its own.
@@ -131,17 +164,25 @@ class Network:
         In training mode running statistics in `others` change.
         """
         size = rows.shape[1]
-        seen = images.index_select(0, rows.t().reshape(-1)).view(size, -1, *images.shape[2:])
+        seen = images.index_select(0, rows.t().reshape(-1)).view(size, self.count, *images.shape[1:])
+        # In lanes [B, H, W, channels, K] is what lies in memory.
+        innermost = self._innermost
+        seen = seen.permute(0, 3, 4, 2, 1).flatten(3).permute(0, 3, 1, 2) if innermost else seen.flatten(1, 2)
         # On CPUs oneDNN corrupts memory in this layout: the backward pass of a 1x1 convolution of stride 2 and fewer
         # than 8 channels in float32, seen with torch 2.15.
         if self._way.channels_last and seen.is_cuda:
             seen = seen.contiguous(memory_format=torch.channels_last)
         logits = functional_call(self.module, dict(self._tensors(weights, others)), (seen,))
+        if innermost:
+            return logits.reshape(size, -1, self.count).permute(2, 0, 1)
         return logits.reshape(size, self.count, -1).transpose(0, 1)
 
     def _tensors(self, weights: Tensor, others: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The tensors that the module has to have."""
-        parts = weights.split([shape.numel() for shape in self._trained.values()], 1)
+        if self._innermost:
+            weights = weights.t().contiguous()
+        sizes = [shape.numel() for shape in self._trained.values()]
+        parts = weights.split(sizes, 0 if self._innermost else 1)
         for (name, shape), part in zip(self._trained.items(), parts, strict=True):
             yield name, part.reshape(self._joined(shape))
         parts = others.split([self.count * shape.numel() for shape in self._others.values()])
@@ -149,7 +190,19 @@ class Network:
             yield name, part.view(self._joined(shape))
 
     def _joined(self, shape: torch.Size) -> tuple[int, ...]:
+        if self._innermost:
+            return (shape[0] * self.count,) if len(shape) == 1 else (*shape, self.count)
         return (self.count * shape[0], *shape[1:]) if self.count > 1 else tuple(shape)
+
+
+def _module(model: nn.Module, count: int, kind: str) -> nn.Module:
+    """What computes the models; the model is left as it was."""
+    if kind == "single":
+        return copy.deepcopy(model)
+    if kind == "lanes":
+        return in_lanes(model, count)
+    module = side_by_side([model] * count)
+    return _with_products(module, count) if kind == "bmm" else module
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

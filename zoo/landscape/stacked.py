@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -106,16 +106,15 @@ def side_by_side(models: Sequence[nn.Module]) -> nn.Module:
     return made
 
 
-@torch.no_grad()
 def can_be_stacked(model: nn.Module, images: Tensor) -> bool:
-    """Whether copies of a model side by side answer as the model does.
+    """Whether copies of a model side by side answer as the model does, see `answer_alike`."""
+    trial = trial_of(model)
+    return answer_alike(trial, lambda both: StackedModel(trial, 2)(both), images)
 
-    They are tried in eval mode with weights drawn for it, so that the answer is the architecture's.
 
-    Args:
-        model: Any, left as it was.
-        images: A few, [B, C, H, W].
-    """
+@torch.no_grad()
+def trial_of(model: nn.Module) -> nn.Module:
+    """A copy in eval mode with weights drawn for it, so that what it answers is the architecture's."""
     trial, stream = copy.deepcopy(model).eval(), torch.Generator().manual_seed(0)
     for module in trial.modules():
         if isinstance(module, _BatchNorm):
@@ -123,10 +122,22 @@ def can_be_stacked(model: nn.Module, images: Tensor) -> bool:
     for parameter in trial.parameters():
         inputs = parameter[0].numel() if parameter.dim() else 1
         parameter.copy_(torch.randn(parameter.shape, generator=stream) / math.sqrt(inputs))
+    return trial
+
+
+@torch.no_grad()
+def answer_alike(model: nn.Module, two: Callable[[Tensor], Tensor], images: Tensor) -> bool:
+    """Whether two copies of a model side by side, on images each of its own, answer as the model does.
+
+    Args:
+        model: In eval mode.
+        two: Maps images [2, B, C, H, W] to outputs [2, B, classes] of the copies.
+        images: A few, [B, C, H, W].
+    """
     both = torch.stack([images, images.flip(0)])
-    wanted = torch.stack([trial(own) for own in both])
+    wanted = torch.stack([model(own) for own in both])
     try:
-        found = StackedModel(trial, 2)(both)
+        found = two(both)
     except (RuntimeError, ValueError, TypeError, AttributeError):
         return False
     return found.shape == wanted.shape and bool((found - wanted).abs().max() <= SAME * wanted.abs().max())
