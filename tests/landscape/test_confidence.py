@@ -133,3 +133,17 @@ def test_impossible_requests_are_refused() -> None:
         confidence_statistics(Given(), outputs, labels, stream(), bins=0)
     with pytest.raises(ValueError, match="resamples is 1; give at least 1 bin and 2 resamples"):
         confidence_statistics(Given(), outputs, labels, stream(), resamples=1)
+
+
+@pytest.mark.parametrize("equal_mass", [True, False])
+def test_the_bootstrap_is_over_samples_each_measured_as_a_whole(equal_mass) -> None:
+    """Many images are as confident as others, of which some are right and some wrong."""
+    confidence = torch.rand(60, generator=stream(), dtype=torch.float64).round(decimals=1)
+    right = torch.rand(60, generator=stream(1)) < 0.6
+    found = calibration_error(confidence, right, stream(2), 7, equal_mass, resamples=12)
+    drawn = torch.randint(0, 60, (12, 60), generator=stream(2))
+    samples = [
+        calibration_error(confidence[own], right[own], stream(), 7, equal_mass, resamples=2).value
+        for own in drawn
+    ]
+    assert found.standard_error == pytest.approx(statistics.stdev(samples), rel=1e-12)

@@ -10,12 +10,14 @@ from zoo.datasets import Split
 from zoo.engines import lane_copies
 from zoo.engines.lane_copies import MOST_CHANNELS, LaneCopies, described
 from zoo.engines.lane_library import library
-from zoo.landscape import connectivity, gradients, hessian, sharpness
+from zoo.landscape import connectivity, evaluation, gradients, hessian, sharpness
+from zoo.landscape.activity import relu_activity
 from zoo.landscape.connectivity import CurveRecipe, Pair, errors_of_curves
-from zoo.landscape.evaluation import evaluate, recalibrate_batch_norm
+from zoo.landscape.evaluation import answers_in_lanes, evaluate, outputs, recalibrate_batch_norm
 from zoo.landscape.gradients import gradient_statistics
 from zoo.landscape.hessian import HessianOperator
-from zoo.landscape.sharpness import random_sharpness
+from zoo.landscape.sharpness import random_sharpness, worst_case_sharpness
+from zoo.landscape.similarity import answers
 from zoo.landscape.weights import flat_weights
 from zoo.models import ImageShape, initial_model
 
@@ -50,7 +52,7 @@ def plainly(monkeypatch):
     """Makes lanes unknown."""
 
     def without_lanes() -> None:
-        for module in (connectivity, gradients, hessian, sharpness):
+        for module in (connectivity, evaluation, gradients, hessian, sharpness):
             monkeypatch.setattr(module, "described", lambda *_: None)
 
     return without_lanes
@@ -82,6 +84,42 @@ def test_gradients_of_single_images_are_those_of_autograd(facts, group_size, pla
         assert (ours.reason, ours.sample_passes) == (theirs.reason, theirs.sample_passes)
         for own, expected in (ours.value, theirs.value), (ours.standard_error, theirs.standard_error):
             assert own == (expected if expected is None else pytest.approx(expected, rel=1e-9))
+
+
+@pytest.mark.parametrize("facts", NETWORKS[1:])
+@pytest.mark.parametrize("images", [32, 37])
+def test_answers_are_those_of_the_module(facts, images, plainly):
+    """Outputs, features, and what is counted of each ReLU, where some units are dead."""
+    model, split = network(*facts)
+    seen = split.images[:images]
+    assert answers_in_lanes(model, seen) is not None
+    fast, features, activity = outputs(model, seen), answers(model, seen).features, relu_activity(model, seen)
+    plainly()
+    assert answers_in_lanes(model, seen) is None
+    torch.testing.assert_close(fast, outputs(model, seen), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(features, answers(model, seen).features, rtol=1e-10, atol=1e-12)
+    expected = relu_activity(model, seen)
+    assert activity == expected
+    assert 0 < expected[0].value < 1
+
+
+def test_few_images_and_linear_layers_alone_are_answered_the_plain_way():
+    model, split = network(*NETWORKS[1])
+    assert answers_in_lanes(model, split.images[:31]) is None
+    model, split = network(*NETWORKS[0])
+    assert answers_in_lanes(model, split.images) is None
+
+
+@pytest.mark.parametrize("facts", NETWORKS)
+@pytest.mark.parametrize("images", [3, 37])
+def test_the_worst_step_is_that_of_autograd(facts, images, plainly):
+    model, split = network(*facts)
+    few = Split(split.images[:images], split.labels[:images])
+    fast = worst_case_sharpness(model, *few, relative="filter")
+    plainly()
+    slow = worst_case_sharpness(model, *few, relative="filter")
+    assert fast.values == pytest.approx(slow.values, rel=1e-11)
+    assert fast.value == pytest.approx(slow.value, rel=1e-8)
 
 
 def test_a_product_is_that_of_a_dense_hessian():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.landscape.margins import margin_statistics, margins, output_scale
+from zoo.landscape.confidence import bootstrap_counts
+from zoo.landscape.margins import _resampled_quantiles, margin_statistics, margins, output_scale
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -124,3 +125,16 @@ def test_impossible_requests_are_refused(make_cnn, digits) -> None:
         margin_statistics(
             make_cnn(1, 0), digits.validation.images[:0], digits.validation.labels[:0], stream()
         )
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.1, 0.37, 1.0])
+@pytest.mark.parametrize("count", [1, 5, 64])
+def test_quantiles_of_bootstrap_samples_are_those_of_the_sorted_ones(count, quantile):
+    numbers = torch.randn(count, generator=torch.Generator().manual_seed(1), dtype=torch.float64).round(
+        decimals=1
+    )
+    drawn = torch.randint(0, count, (20, count), generator=torch.Generator().manual_seed(2))
+    counts = bootstrap_counts(count, 20, torch.Generator().manual_seed(2))
+    assert torch.equal(counts.sum(1), torch.full((20,), float(count), dtype=torch.float64))
+    expected = torch.quantile(numbers[drawn], quantile, dim=1)
+    torch.testing.assert_close(_resampled_quantiles(numbers, counts, quantile), expected, rtol=1e-12, atol=0)

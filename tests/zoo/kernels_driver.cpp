@@ -72,6 +72,12 @@ void run(const std::vector<std::int32_t>& image, int capacity, int count, int cl
     lanes_bend(trained, ends.memory.data(), state, batches, steps, capacity, shares.data(), rates.data(), 0.9, 0.01);
     lanes_recalibrate(evaluated, state, whole, count, (count + capacity - 1) / capacity);
     lanes_evaluate(evaluated, state, whole, count, sums.data(), errors.data());
+    int units = 0;
+    for (std::size_t j = 5; j < activations.size(); j += 5) units += layers[6 * activations[j + 2] + 2];
+    const std::size_t inputs = layers[layers.size() - 5];
+    Columns<T> logits(std::size_t(count) * classes), features(std::size_t(count) * inputs);
+    std::vector<std::int64_t> fired(std::size_t(n) * units);
+    lanes_answers(evaluated, state, whole, count, logits.memory.data(), features.memory.data(), fired.data());
     lanes_gradient(trained, state, batches, capacity, product.memory.data());
     Columns<T> forms(2 * count);
     lanes_forms(curved, state, whole, count, directions.memory.data(), 2, forms.memory.data());

@@ -7,16 +7,14 @@ path, under several draws of noise, along several directions; or for one model o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from zoo.datasets import Split
 from zoo.engines.lane_library import Data, Network, Passes, State, library
 from zoo.engines.lane_network import Description, UnsupportedModelError, describe, flat
-
-if TYPE_CHECKING:
-    from zoo.datasets import Split
 
 MOST_CHANNELS = 128
 """Channels of a layer up to which lanes are faster than one model after another, in second derivatives and paths."""
@@ -30,6 +28,22 @@ class Scores(NamedTuple):
 
     loss: Tensor
     error: Tensor
+
+
+class LaneAnswers(NamedTuple):
+    """What one model makes of N images.
+
+    Attributes:
+        outputs: [N, classes].
+        features: What the last layer reads, [N, inputs].
+        fired: For each ReLU, how often each unit was above zero, [units], int64.
+        places: For each ReLU, places of a unit in an image.
+    """
+
+    outputs: Tensor
+    features: Tensor
+    fired: tuple[Tensor, ...]
+    places: tuple[int, ...]
 
 
 class Steps(NamedTuple):
@@ -69,6 +83,7 @@ class LaneCopies:
         """
         named = dict(model.named_parameters())
         self._dtype = next(iter(named.values())).dtype
+        self._made, self._capacity = made, capacity
         self._network = Network(made, capacity, self._dtype, passes)
         self.lanes, self.size = self._network.lanes, len(self._network.places)
         ends = torch.tensor([parameter.numel() for parameter in named.values()]).cumsum(0).tolist()
@@ -165,6 +180,50 @@ class LaneCopies:
             bends.append(self._vectors(bend)[:copies])
         return torch.cat(bends)
 
+    def answers(self, weights: Tensor, images: Tensor) -> LaneAnswers:
+        """What a model in eval mode makes of images; the lanes divide them.
+
+        Args:
+            weights: [P].
+            images: [N, C, H, W].
+        """
+        state = State.of(self._columns(weights.unsqueeze(0)), None, self._columns_of_statistics())
+        split = Split(images, torch.zeros(len(images), dtype=torch.int64))
+        inputs, terms = (
+            self._made.layers[-1].inputs,
+            [self._made.layers[own.terms[0]] for own in self._made.activations],
+        )
+        found: list[tuple[Tensor, Tensor]] = []
+        fired = torch.zeros(sum(layer.outputs for layer in terms), dtype=torch.int64)
+        for rows in self._divided(len(images)):
+            data, count = self._data(split, slice(0, self.lanes), rows), rows.shape[1]
+            logits, features = (
+                torch.empty(count, size, self.lanes, dtype=self._dtype)
+                for size in (self._network.classes, inputs)
+            )
+            counts = torch.empty(len(fired), self.lanes, dtype=torch.int64)
+            self._network.call("answers", state, data, count, logits, features, counts)
+            own, read = (part.permute(2, 0, 1)[: len(rows)].flatten(0, 1) for part in (logits, features))
+            found.append((own, read))
+            fired += counts[:, : len(rows)].sum(1)
+        outputs, features = (torch.cat(parts) for parts in zip(*found, strict=True))
+        places = tuple(layer.pixels for layer in terms)
+        return LaneAnswers(outputs, features, fired.split([layer.outputs for layer in terms]), places)
+
+    def mean_gradient(self, weights: Tensor, split: Split) -> Tensor:
+        """Gradient [P] of the mean loss of a model in eval mode, over N images and their labels.
+
+        Args:
+            weights: [P].
+            split: Images and labels.
+        """
+        images, total = len(split.images), torch.zeros(self.size, dtype=torch.float64)
+        order, even = torch.arange(images), images // self._capacity * self._capacity
+        for groups in (order[:even].view(-1, self._capacity), order[even:].view(-1, 1)):
+            for found in self.gradients(weights, split, groups) if groups.numel() else ():
+                total += groups.shape[1] * found.sum(0, dtype=torch.float64)
+        return torch.empty_like(total).index_copy_(0, self._order, total).to(self._dtype) / images
+
     def gradients(self, weights: Tensor, split: Split, groups: Tensor) -> Iterator[Tensor]:
         """Gradients of the mean loss of a model in eval mode over groups of images, as many at a time as lanes.
 
@@ -207,15 +266,20 @@ class LaneCopies:
         images, total = len(split.images), torch.zeros(self.size, dtype=self._dtype)
         at = self._columns(weights.expand(self.lanes, -1))
         along = self._columns(vector.expand(self.lanes, -1))
-        state, order = State.of(at, None, self._columns_of_statistics()), torch.arange(images)
-        even = images // self.lanes * self.lanes
+        state = State.of(at, None, self._columns_of_statistics())
+        for rows in self._divided(images):
+            found = torch.empty_like(at)
+            data = self._data(split, slice(0, self.lanes), rows)
+            self._network.call("product", state, data, rows.shape[1], along, found)
+            total += found[:, : len(rows)].sum(1)
+        return torch.empty_like(total).index_copy_(0, self._order, total) / images
+
+    def _divided(self, images: int) -> Iterator[Tensor]:
+        """Images in order, so many to each lane, [lanes, m]; then what is left, one to each of the first, [k, 1]."""
+        order, even = torch.arange(images), images // self.lanes * self.lanes
         for rows in (order[:even].view(self.lanes, -1), order[even:].view(-1, 1)):
             if rows.numel():
-                found = torch.empty_like(at)
-                data = self._data(split, slice(0, self.lanes), rows)
-                self._network.call("product", state, data, rows.shape[1], along, found)
-                total += found[:, : len(rows)].sum(1)
-        return torch.empty_like(total).index_copy_(0, self._order, total) / images
+                yield rows
 
     def _groups(self, copies: int) -> Iterator[tuple[slice, int]]:
         """As many copies at a time as there are lanes."""

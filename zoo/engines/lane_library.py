@@ -109,6 +109,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lanes_order": (None, [c_void_p, c_void_p]),
     "lanes_train": (None, [c_void_p, State, Data, c_int, c_int, *[c_void_p] * 6]),
     "lanes_evaluate": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
+    "lanes_answers": (None, [c_void_p, State, Data, c_int64, *[c_void_p] * 3]),
     "lanes_bend": (
         None,
         [c_void_p, c_void_p, State, Data, c_int, c_int, c_void_p, c_void_p, c_double, c_double],

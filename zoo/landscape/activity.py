@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from zoo.engines.lane_copies import LaneAnswers
 from zoo.landscape.estimate import NOT_FINITE, Estimate
-from zoo.landscape.evaluation import device_of, evaluation_mode
+from zoo.landscape.evaluation import answers_in_lanes, device_of, evaluation_mode
 from zoo.landscape.weights import is_finite
 
 NO_RELU = "no_relu"
@@ -100,15 +101,34 @@ def relu_activity(model: nn.Module, images: Tensor, batch_size: int = 1000) -> l
     """
     if not len(images):
         raise ValueError("the activity over 0 images is undefined; give at least 1")
-    device, finite = device_of(model), is_finite(model)
+    in_lanes = answers_in_lanes(model, images)
+    if in_lanes is not None:
+        finite, layers = bool(in_lanes.outputs.isfinite().all()), _layers_of(in_lanes)
+    else:
+        finite, layers = _watch(model, images, batch_size)
+    dead = [(int((~layer.fired).sum()), layer.fired.numel()) for layer in layers]
+    zeros = [(layer.zeros, layer.entries) for layer in layers]
+    reason = NOT_FINITE if not (finite and is_finite(model)) else None if layers else NO_RELU
+    return [_share(counts, len(images), reason) for counts in (dead, zeros)]
+
+
+def _watch(model: nn.Module, images: Tensor, batch_size: int) -> tuple[bool, list[_Layer]]:
+    """Whether all answers are finite, and what was seen of each ReLU."""
+    device, finite = device_of(model), True
     with evaluation_mode(model), ReluWatch() as watch:
         for batch in images.split(batch_size):
             watch.next_batch()
             finite = bool(model(batch.to(device)).isfinite().all()) and finite
-    dead = [(int((~layer.fired).sum()), layer.fired.numel()) for layer in watch.layers]
-    zeros = [(layer.zeros, layer.entries) for layer in watch.layers]
-    reason = NOT_FINITE if not finite else None if watch.layers else NO_RELU
-    return [_share(counts, len(images), reason) for counts in (dead, zeros)]
+    return finite, watch.layers
+
+
+def _layers_of(answers: LaneAnswers) -> list[_Layer]:
+    """What lanes counted of each ReLU."""
+    layers = []
+    for counts, places in zip(answers.fired, answers.places, strict=True):
+        entries = len(answers.outputs) * places * len(counts)
+        layers.append(_Layer(counts > 0, entries - int(counts.sum()), entries))
+    return layers
 
 
 def _share(counts: list[tuple[int, int]], samples: int, reason: str | None) -> Estimate:

@@ -124,9 +124,9 @@ def calibration_error(
         )
     confidence, gaps = confidence.double().cpu(), confidence.double().cpu() - right.double().cpu()
     count = len(gaps)
-    shares = _bin_gaps(confidence[None], gaps[None], bins, equal_mass)
-    drawn = torch.randint(0, count, (resamples, count), generator=generator)
-    redone = _bin_gaps(confidence[drawn], gaps[drawn], bins, equal_mass).abs().sum(1)
+    shares = _bin_gaps(confidence, gaps, gaps.new_ones(1, count), bins, equal_mass)
+    drawn = bootstrap_counts(count, resamples, generator)
+    redone = _bin_gaps(confidence, gaps, drawn, bins, equal_mass).abs().sum(1)
     return Estimate(
         value=shares.abs().sum().item(),
         values=tuple(shares[0].tolist()),
@@ -135,6 +135,14 @@ def calibration_error(
         iterations=resamples,
         sample_passes=float(count),
     ).finite()
+
+
+def bootstrap_counts(count: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """How often each of N images is drawn in each of R bootstrap samples of N, [R, N], float64."""
+    drawn = torch.randint(0, count, (resamples, count), generator=generator)
+    return torch.zeros(resamples, count, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones((), dtype=torch.float64).expand_as(drawn)
+    )
 
 
 def _mean(numbers: Tensor, quantiles: tuple[float, ...] | None = None) -> Estimate:
@@ -149,13 +157,25 @@ def _mean(numbers: Tensor, quantiles: tuple[float, ...] | None = None) -> Estima
     ).finite()
 
 
-def _bin_gaps(confidence: Tensor, gaps: Tensor, bins: int, equal_mass: bool) -> Tensor:
-    """Sum of the gaps in each bin over the number of images, [R, bins], of R samples [R, N]."""
-    count = confidence.shape[1]
-    if equal_mass:
-        ordered, order = confidence.sort(1)
-        gaps = gaps.gather(1, order)
-        places = torch.searchsorted(ordered, ordered).mul(bins).div(count, rounding_mode="floor")
-    else:
+def _bin_gaps(confidence: Tensor, gaps: Tensor, drawn: Tensor, bins: int, equal_mass: bool) -> Tensor:
+    """Sum of the gaps in each bin over the number of images, [R, bins].
+
+    Args:
+        confidence: [N].
+        gaps: [N].
+        drawn: How often each of R samples has each image, [R, N].
+        bins: As in `calibration_error`.
+        equal_mass: As in `calibration_error`.
+    """
+    count = len(gaps)
+    if not equal_mass:
         places = confidence.mul(bins).ceil().long().sub(1).clamp(0, bins - 1)
-    return gaps.new_zeros(len(gaps), bins).scatter_add(1, places, gaps) / count
+        return gaps.new_zeros(len(drawn), bins).index_add_(1, places, drawn * gaps) / count
+    # A sample is put in order without being sorted: images as confident come together, and after all less confident.
+    levels, level = confidence.unique(return_inverse=True)
+    images, sums = (
+        gaps.new_zeros(len(drawn), len(levels)).index_add_(1, level, own) for own in (drawn, drawn * gaps)
+    )
+    before = images.cumsum(1) - images
+    places = before.mul(bins).div(count, rounding_mode="floor").long()
+    return gaps.new_zeros(len(drawn), bins).scatter_add_(1, places.clamp(max=bins - 1), sums) / count

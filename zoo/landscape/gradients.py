@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from zoo.datasets import Split
-from zoo.engines.lane_copies import LaneCopies, described
+from zoo.engines.lane_copies import CURVATURE_IMAGES, LaneCopies, described
 from zoo.engines.lane_library import Passes
 from zoo.landscape.estimate import NOT_FINITE, Estimate
-from zoo.landscape.evaluation import device_of, evaluation_mode
+from zoo.landscape.evaluation import device_of, evaluation_mode, outputs
 from zoo.landscape.hessian import GRADIENT_PASSES
 from zoo.landscape.weights import FlatModel, flat_weights
 
@@ -69,10 +69,14 @@ def mean_gradient(
         raise ValueError("the gradient of the loss over 0 images is undefined; give at least 1")
     device, total = model.weights.device, 0.0
     model.module.eval()
+    made = described(model.module, images) if loss is F.cross_entropy else None
+    if made is not None:
+        copies = LaneCopies(made, model.module, min(CURVATURE_IMAGES, len(images)), Passes.BACKWARD)
+        model.gradient.copy_(copies.mean_gradient(model.weights, Split(images, labels)))
+        return loss(outputs(model.module, images, batch_size).double(), labels).item(), model.gradient
     model.gradient.zero_()
     for batch, answers in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        outputs = model.module(batch.to(device)).double()
-        value = loss(outputs, answers.to(device)) * (len(batch) / len(images))
+        value = loss(model.module(batch.to(device)).double(), answers.to(device)) * (len(batch) / len(images))
         value.backward()
         total += value.item()
     return total, model.gradient

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.landscape.confidence import QUANTILES, answers_and_reason
+from zoo.landscape.confidence import QUANTILES, answers_and_reason, bootstrap_counts
 from zoo.landscape.estimate import COLLAPSED, Estimate
 from zoo.landscape.norms import log_norm_products
 from zoo.landscape.similarity import CONSTANT
@@ -86,8 +86,7 @@ def margin_statistics(
         missing = Estimate(value=None, reason=reason, samples=count, sample_passes=float(count))
         return [missing] * 3
     own = margins(answers, labels).cpu()
-    drawn = torch.randint(0, count, (resamples, count), generator=generator)
-    error = torch.quantile(own[drawn], quantile, dim=1).std().item()
+    error = _resampled_quantiles(own, bootstrap_counts(count, resamples, generator), quantile).std().item()
     value, *values = torch.quantile(own, own.new_tensor([quantile, *QUANTILES])).tolist()
 
     def over(scale: float | None, reason: str | None) -> Estimate:
@@ -105,3 +104,16 @@ def margin_statistics(
     product, _ = log_norm_products(model)
     norm = None if product.value is None else math.exp(product.value / 2)
     return [over(1.0, None), over(output_scale(answers), COLLAPSED), over(norm, product.reason)]
+
+
+def _resampled_quantiles(numbers: Tensor, drawn: Tensor, quantile: float) -> Tensor:
+    """The quantile of samples [R] that draw each of some numbers [N] so often [R, N], between its two neighbours."""
+    ordered, order = numbers.sort()
+    upto = drawn[:, order].cumsum(1)
+    place = quantile * (len(numbers) - 1)
+    # The k-th smallest of a sample, from 0, is the first number that has more than k draws up to itself.
+    below, above = (
+        ordered[torch.searchsorted(upto, upto.new_full((len(upto), 1), k), right=True).squeeze(1)]
+        for k in (math.floor(place), math.ceil(place))
+    )
+    return torch.lerp(below, above, place - math.floor(place))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.datasets import Split
 from zoo.engines.lane_copies import LaneCopies, described
 from zoo.landscape.estimate import NOT_FINITE, Estimate, mean_and_standard_error
+from zoo.landscape.evaluation import outputs
 from zoo.landscape.gradients import Loss, mean_gradient
 from zoo.landscape.hessian import GRADIENT_PASSES
 from zoo.landscape.weights import FlatModel, flat_weights, flatten, trainable
@@ -207,9 +208,6 @@ def _losses_at(
 
 @torch.no_grad()
 def _mean_loss(module: nn.Module, images: Tensor, labels: Tensor, loss: Loss, batch_size: int) -> float:
-    """Loss over the images in eval mode, averaged in double precision, as rises are small."""
-    module.eval()
-    device, total = next(module.parameters()).device, 0.0
-    for batch, answers in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        total += loss(module(batch.to(device)).double(), answers.to(device)).item() * len(batch)
-    return total / len(images)
+    """Loss over the images in eval mode, in double precision, as rises are small."""
+    answers = outputs(module, images, batch_size).double()
+    return loss(answers, labels.to(answers.device)).item()

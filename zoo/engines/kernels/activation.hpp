@@ -238,6 +238,20 @@ void activate(const Frame& frame, const Terms<V>& terms, V* out) {
     });
 }
 
+// fired += how often each channel's sum before the ReLU was above zero, for one image.
+template <class V>
+void count_fired(const Frame& frame, const Terms<V>& terms, V* fired) {
+    over_terms(frame, terms, [&](int row, const auto& sum, int channel, auto block) {
+        const int first = frame.rows_at_once() * row;
+        const int last = row + 1 < frame.steps() ? first + frame.rows_at_once() : frame.height;
+        V own[block()] = {};
+        for (int y = first; y < last; y++)
+            for (int x = 0; x < frame.width; x++)
+                for (int k = 0; k < block(); k++) own[k] += gated(sum(y, x, k), broadcast(Element<V>(1)));
+        for (int k = 0; k < block(); k++) fired[channel + k] += own[k];
+    });
+}
+
 // total += sum of dy, and product[t] += sum of dy * z_t, over the pixels of one image: what BatchNorm's gradient
 // takes.
 template <class V>

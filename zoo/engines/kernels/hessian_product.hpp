@@ -40,6 +40,9 @@ class HessianProduct {
         }
     }
 
+    // The weights that `aim` was given, each once.
+    const T* weights() const { return weights_.data(); }
+
     // Adds Hv of the loss summed over a batch that was read and passed forward to `out`, [parameter].
     void product(int batch, const std::int64_t* const labels[], const std::int64_t* rows, std::int64_t stride,
                  V* out) {

@@ -39,6 +39,8 @@ class Lanes {
     virtual void train(State state, Data data, int steps, int batch, const double* rates, const double* momenta,
                        const double* decays, double* live, double* losses, std::int64_t* wrong) = 0;
     virtual void evaluate(State state, Data data, std::int64_t images, double* losses, std::int64_t* wrong) = 0;
+    virtual void answers(State state, Data data, std::int64_t images, void* logits, void* features,
+                         std::int64_t* fired) = 0;
     virtual void recalibrate(State state, Data data, std::int64_t images, std::int64_t batches) = 0;
     virtual void bend(const void* ends, State state, Data data, int steps, int batch, const double* shares,
                       const double* rates, double momentum, double decay) = 0;
@@ -107,7 +109,7 @@ class LanesOf final : public Lanes {
     void evaluate(State state, Data data, std::int64_t count, double* losses, std::int64_t* wrong) override {
         network_.fix(static_cast<V*>(state.parameters), static_cast<V*>(state.running));
         for (int lane = 0; lane < n; lane++) losses[lane] = wrong[lane] = 0;
-        each_batch(state, data, count, [&](std::int64_t first, int batch) {
+        each_batch(static_cast<V*>(state.parameters), data, count, [&](std::int64_t first, int batch) {
             T sums[n];
             std::int64_t errors[n];
             network_.loss(batch, data.labels, data.rows + first, data.stride, sums, errors, false);
@@ -115,6 +117,38 @@ class LanesOf final : public Lanes {
                 losses[lane] += sums[lane];
                 wrong[lane] += errors[lane];
             }
+        });
+    }
+
+    // Logits of each lane's images, [image][class][lane], with the running statistics, of a model whose weights the
+    // lanes share; what the last layer reads of the images, [image][input][lane]; and how often each unit of each
+    // ReLU was above zero, [unit][lane].
+    void answers(State state, Data data, std::int64_t count, void* logits, void* features,
+                 std::int64_t* fired) override {
+        const V* parameters = static_cast<V*>(state.parameters);
+        network_.fix(parameters, static_cast<V*>(state.running));
+        std::vector<T> weights(network_.layout().parameters);
+        take_shared(parameters, weights);
+        const Layer<T>& head = network_.layout().head();
+        const Activation<T>& source = network_.layout().activations[head.source];
+        std::size_t units = 0;
+        for (const Activation<T>& own : network_.layout().activations) units += own.channels;
+        units -= network_.layout().activations[0].channels;
+        Buffer<T> counts(units);
+        std::fill(fired, fired + units * n, 0);
+        each_batch(weights.data(), data, count, [&](std::int64_t first, int batch) {
+            V *z = static_cast<V*>(logits) + first * head.outputs,
+              *x = static_cast<V*>(features) + first * head.inputs;
+            for (int b = 0; b < batch; b++) {
+                for (int c = 0; c < head.outputs; c++)
+                    *z++ = head.z.data()[b * head.image() + c] + head.shift.data()[c];
+                std::copy_n(source.values.data() + b * source.image(), head.inputs, x + b * head.inputs);
+            }
+            counts.clear();
+            network_.count_fired(batch, counts.data());
+            for (std::size_t unit = 0; unit < units; unit++)
+                for (int lane = 0; lane < n; lane++)
+                    fired[unit * n + lane] += std::int64_t(counts.data()[unit][lane]);
         });
     }
 
@@ -207,7 +241,7 @@ class LanesOf final : public Lanes {
         product_->aim(parameters, static_cast<const V*>(direction));
         V* out = static_cast<V*>(product);
         std::memset(static_cast<void*>(out), 0, network_.layout().parameters * sizeof(V));
-        each_batch(state, data, count, [&](std::int64_t first, int batch) {
+        each_batch(product_->weights(), data, count, [&](std::int64_t first, int batch) {
             product_->product(batch, data.labels, data.rows + first, data.stride, out);
         });
     }
@@ -219,13 +253,13 @@ class LanesOf final : public Lanes {
     std::unique_ptr<HessianProduct<T>> product_;
 
     // Reads so many images, as many at a time as a pass holds, passes them forward, and calls body(first, count).
-    template <class Body>
-    void each_batch(State state, Data data, std::int64_t count, Body body) {
+    template <class W, class Body>
+    void each_batch(const W* parameters, Data data, std::int64_t count, Body body) {
         const int most = network_.layout().images_in_cache();
         for (std::int64_t first = 0; first < count; first += most) {
             const int batch = int(std::min<std::int64_t>(most, count - first));
             network_.read(images(data), data.rows + first, data.stride, batch);
-            network_.forward(batch, static_cast<V*>(state.parameters));
+            network_.forward(batch, parameters);
             body(first, batch);
         }
     }
@@ -318,6 +352,11 @@ void lanes_train(void* made, State state, Data data, int steps, int batch, const
 
 void lanes_evaluate(void* made, State state, Data data, std::int64_t images, double* losses, std::int64_t* wrong) {
     static_cast<Lanes*>(made)->evaluate(state, data, images, losses, wrong);
+}
+
+void lanes_answers(void* made, State state, Data data, std::int64_t images, void* logits, void* features,
+                   std::int64_t* fired) {
+    static_cast<Lanes*>(made)->answers(state, data, images, logits, features, fired);
 }
 
 void lanes_bend(void* made, const void* ends, State state, Data data, int steps, int batch, const double* shares,

@@ -58,9 +58,11 @@ class Network {
             }
     }
 
-    // Logits of a batch that was read. With `running`, BatchNorm takes the batch's moments and moves these by
-    // `momentum` of each lane; else the affine maps are as `fix` made them.
-    void forward(int batch, const V* parameters, V* running = nullptr, V momentum = V{}) {
+    // Logits of a batch that was read, with parameters of each lane, or shared by all. With `running`, BatchNorm
+    // takes the batch's moments and moves these by `momentum` of each lane; else the affine maps are as `fix` made
+    // them.
+    template <class W>
+    void forward(int batch, const W* parameters, V* running = nullptr, V momentum = V{}) {
         for (std::size_t j = 0; j < layout_.activations.size(); j++) {
             Activation<T>& activation = layout_.activations[j];
             for (int k : activation.readers) {
@@ -76,9 +78,11 @@ class Network {
             for (int k : activation.readers) {
                 Layer<T>& layer = layout_.layers[k];
                 if (layer.flat) convolve(layer, parameters, 0, batch, running);
-                if (running && layer.norm) take_moments(layer, batch, parameters, running, momentum);
+                if constexpr (std::is_same_v<W, V>)
+                    if (running && layer.norm) take_moments(layer, batch, parameters, running, momentum);
                 if (!layer.norm)
-                    for (int c = 0; c < layer.outputs; c++) layer.shift.data()[c] = parameters[layer.offset + c];
+                    for (int c = 0; c < layer.outputs; c++)
+                        layer.shift.data()[c] = spread<V>(parameters + layer.offset + c);
             }
         }
     }
@@ -123,6 +127,14 @@ class Network {
             losses[lane] = total[lane];
             wrong[lane] = errors[lane];
         }
+    }
+
+    // How often each unit of each ReLU, in their order, was above zero in a batch that was passed forward.
+    void count_fired(int batch, V* fired) const {
+        for (std::size_t j = 1; j < layout_.activations.size(); fired += layout_.activations[j].channels, j++)
+            each_image(layout_.activations[j], 0, batch, [&](const Frame& frame, int image) {
+                lanes::count_fired(frame, terms_of(layout_.activations[j], image), fired);
+            });
     }
 
     // Gradients of all parameters from the gradient of the logits, of a batch that was passed forward with its own
@@ -248,7 +260,8 @@ class Network {
         });
     }
 
-    void convolve(Layer<T>& layer, const V* parameters, int first, int count, const V* running) {
+    template <class W>
+    void convolve(Layer<T>& layer, const W* parameters, int first, int count, const V* running) {
         const bool wanted = running && layer.norm;
         outputs_of<T>(
             layout_.activations[layer.source], layer, layout_.activations[layer.source].values, parameters, layer.z,
