@@ -34,7 +34,7 @@ from zoo.tables import to_table
 
 QUICK = dataclasses.replace(
     RECIPES["default"],
-    trace=TraceRecipe(images=64, probes=16),
+    trace=TraceRecipe(images=64, exact=False, probes=16),
     eigenvalues=EigenvalueRecipe(images=64, count=2),
     density=DensityRecipe(images=64, probes=2, steps=5),
     gradient=GradientRecipe(images=64),

@@ -79,7 +79,8 @@ void run(const std::vector<std::int32_t>& image, int capacity, int count, int cl
     std::vector<std::int64_t> fired(std::size_t(n) * units);
     lanes_answers(evaluated, state, whole, count, logits.memory.data(), features.memory.data(), fired.data());
     lanes_gradient(trained, state, batches, capacity, product.memory.data());
-    Columns<T> forms(2 * count);
+    Columns<T> forms(2 * count), traces(count);
+    lanes_traces(trained, state, whole, count, traces.memory.data());
     lanes_forms(curved, state, whole, count, directions.memory.data(), 2, forms.memory.data());
     lanes_product(curved, state, whole, count, directions.memory.data(), product.memory.data());
     double total = 0;

@@ -243,6 +243,21 @@ class LaneCopies:
             self._network.call("gradient", state, data, groups.shape[1], found)
             yield found.T[:count]
 
+    def traces(self, weights: Tensor, images: Tensor) -> Tensor:
+        """Trace of the Gauss-Newton matrix of the cross-entropy of each image, [N]; the lanes divide the images.
+
+        Args:
+            weights: [P].
+            images: [N, C, H, W].
+        """
+        state = State.of(self._columns(weights.unsqueeze(0)), None, self._columns_of_statistics())
+        split, found = Split(images, torch.zeros(len(images), dtype=torch.int64)), []
+        for rows in self._divided(len(images)):
+            own = torch.empty(rows.shape[1], self.lanes, dtype=self._dtype)
+            self._network.call("traces", state, self._data(split, slice(0, self.lanes), rows), len(own), own)
+            found.append(own.T[: len(rows)].flatten())
+        return torch.cat(found)
+
     def forms(self, weights: Tensor, directions: Tensor, split: Split) -> Tensor:
         r"""$v^\top H_i v$ of each image's loss at a model's weights.
 

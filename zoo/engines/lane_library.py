@@ -115,6 +115,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, c_void_p, State, Data, c_int, c_int, c_void_p, c_void_p, c_double, c_double],
     ),
     "lanes_gradient": (None, [c_void_p, State, Data, c_int, c_void_p]),
+    "lanes_traces": (None, [c_void_p, State, Data, c_int64, c_void_p]),
     "lanes_forms": (None, [c_void_p, State, Data, c_int64, c_void_p, c_int, c_void_p]),
     "lanes_product": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
     "lanes_recalibrate": (None, [c_void_p, State, Data, c_int64, c_int64]),

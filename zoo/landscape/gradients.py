@@ -222,18 +222,29 @@ def _gradients(model: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> 
     yield from copies.gradients(flat_weights(model), Split(images.flatten(0, 1), labels.flatten(0, 1)), rows)
 
 
-@torch.no_grad()
-def _gradients_by_autograd(model: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> Iterator[Tensor]:
-    """The same by vectorised autograd, for whatever model and loss."""
+def functional(model: nn.Module) -> tuple[dict[str, Tensor], Callable[[dict[str, Tensor], Tensor], Tensor]]:
+    """The trainable parameters of a model by name, and its outputs as a function of them and of images."""
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     fixed.update(model.named_buffers())
+    return parameters, lambda own, images: functional_call(model, {**fixed, **own}, (images,))
+
+
+def images_at_once(parameters: dict[str, Tensor], group_size: int = 1) -> int:
+    """Groups of images whose gradients one vectorised call holds."""
+    entries = sum(parameter.numel() for parameter in parameters.values())
+    return max(1, min(IMAGES_AT_ONCE // group_size, ENTRIES_AT_ONCE // entries))
+
+
+@torch.no_grad()
+def _gradients_by_autograd(model: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> Iterator[Tensor]:
+    """The same by vectorised autograd, for whatever model and loss."""
+    parameters, outputs = functional(model)
 
     def group_loss(parameters: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        return loss(functional_call(model, {**fixed, **parameters}, (images,)), labels)
+        return loss(outputs(parameters, images), labels)
 
-    device, entries = device_of(model), sum(p.numel() for p in parameters.values())
-    count = max(1, min(IMAGES_AT_ONCE // images.shape[1], ENTRIES_AT_ONCE // entries))
+    device, count = device_of(model), images_at_once(parameters, images.shape[1])
     with evaluation_mode(model):
         for batch, answers in zip(images.split(count), labels.split(count), strict=True):
             found = vmap(grad(group_loss), (None, 0, 0))(parameters, batch.to(device), answers.to(device))

@@ -17,6 +17,7 @@ from zoo.landscape.connectivity import CurveRecipe, Pair, PathErrors, errors_of_
 from zoo.landscape.eigenvalues import hessian_top_eigenvalue, top_eigenvalues
 from zoo.landscape.estimate import COLLAPSED, NOT_FINITE, Estimate
 from zoo.landscape.evaluation import subset
+from zoo.landscape.exact_trace import exact_trace
 from zoo.landscape.gradients import gradient_statistics
 from zoo.landscape.hessian import HessianOperator
 from zoo.landscape.margins import margin_statistics
@@ -53,6 +54,11 @@ def _hessian_trace(
     model: nn.Module, data: RunData, recipe: MetricRecipe, generator: torch.Generator
 ) -> list[Estimate]:
     own = recipe.trace
+    if own.exact:
+        images = subset(data.train, own.images, generator if own.drawn else None).images
+        found = exact_trace(model, images, _population(data))
+        if found is not None:
+            return [found]
     hessian = _hessian(model, data, own.images, own.drawn, generator)
     if own.pilot is None:
         return [hessian_trace(hessian, generator, own.probes, own.tolerance)]

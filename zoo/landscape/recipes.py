@@ -18,6 +18,7 @@ class TraceRecipe:
     Attributes:
         images: Training images of the Hessian, at most.
         drawn: Whether they are drawn for each run; else they are the same for all runs on one training set.
+        exact: Whether it is computed without probes where the model allows it, see `zoo.landscape.exact_trace`.
         pilot: Probes whose spread sets how many are taken; None stops by the published rule.
         tolerance: With a pilot the relative standard error wanted; else the relative change of the running mean
             at which to stop.
@@ -26,6 +27,7 @@ class TraceRecipe:
 
     images: int = 384
     drawn: bool = False
+    exact: bool = True
     pilot: int | None = 16
     tolerance: float = 0.05
     probes: int = 96
@@ -240,7 +242,7 @@ RECIPES: dict[str, MetricRecipe] = {
     "default": MetricRecipe("default"),
     "paper": MetricRecipe(
         "paper",
-        trace=TraceRecipe(**PAPER_HESSIAN, pilot=None, tolerance=1e-3, probes=100),
+        trace=TraceRecipe(**PAPER_HESSIAN, exact=False, pilot=None, tolerance=1e-3, probes=100),
         eigenvalues=EigenvalueRecipe(**PAPER_HESSIAN, count=1, lanczos=False, tolerance=1e-3, products=100),
         density=DensityRecipe(**PAPER_HESSIAN, probes=1, steps=100),
         worst_case=WorstCaseRecipe(radius=0.05, relative="absolute"),

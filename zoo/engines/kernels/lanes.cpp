@@ -45,6 +45,7 @@ class Lanes {
     virtual void bend(const void* ends, State state, Data data, int steps, int batch, const double* shares,
                       const double* rates, double momentum, double decay) = 0;
     virtual void gradient(State state, Data data, int batch, void* gradient) = 0;
+    virtual void traces(State state, Data data, std::int64_t images, void* traces) = 0;
     virtual void forms(State state, Data data, std::int64_t images, const void* directions, int groups,
                        void* forms) = 0;
     virtual void product(State state, Data data, std::int64_t images, const void* direction, void* product) = 0;
@@ -85,7 +86,8 @@ class LanesOf final : public Lanes {
             T sums[n];
             std::int64_t errors[n];
             network_.loss(batch, data.labels, rows, data.stride, sums, errors, true);
-            network_.backward(batch, parameters, gradients_.data());
+            network_.turn(parameters);
+            network_.backward(batch, gradients_.data());
             descend(parameters, velocity, gather(rates + step, steps) * alive, inertia, decay);
             bool any = false;
             for (int lane = 0; lane < n; lane++) {
@@ -186,7 +188,8 @@ class LanesOf final : public Lanes {
             T sums[n];
             std::int64_t errors[n];
             network_.loss(batch, data.labels, rows, data.stride, sums, errors, true);
-            network_.backward(batch, w, gradients_.data());
+            network_.turn(w);
+            network_.backward(batch, gradients_.data());
             const V* gradients = gradients_.data();
             for (std::size_t i = 0; i < size; i++) {
                 velocity[i] = T(momentum) * velocity[i] + share * (gradients[i] + T(decay) * w[i]);
@@ -204,7 +207,35 @@ class LanesOf final : public Lanes {
         T sums[n];
         std::int64_t errors[n];
         network_.loss(batch, data.labels, data.rows, data.stride, sums, errors, true);
-        network_.backward(batch, parameters, static_cast<V*>(gradient), false);
+        network_.turn(parameters);
+        network_.backward(batch, static_cast<V*>(gradient), false);
+    }
+
+    // Trace of the Gauss-Newton matrix of the loss of each of so many images a lane, [image][lane], with the running
+    // statistics. With softmax outputs p it is J' (diag(p) - p p') J = sum over classes k of p_k g_k g_k', where g_k
+    // is the gradient of the logit of class k less that of all logits weighted by p.
+    void traces(State state, Data data, std::int64_t count, void* traces) override {
+        const V* parameters = static_cast<V*>(state.parameters);
+        network_.fix(parameters, static_cast<V*>(state.running));
+        network_.turn(parameters);
+        Layer<T>& head = network_.layout().head();
+        const V *z = head.z.data(), *shift = head.shift.data();
+        V* delta = head.delta.data();
+        Buffer<T> shares(head.outputs);
+        for (std::int64_t b = 0; b < count; b++) {
+            network_.read(images(data), data.rows + b, data.stride, 1);
+            network_.forward(1, parameters);
+            V most = z[0] + shift[0], sum = V{}, total = V{};
+            for (int c = 1; c < head.outputs; c++) most = larger(z[c] + shift[c], most);
+            for (int c = 0; c < head.outputs; c++) sum += shares.data()[c] = exponential(z[c] + shift[c] - most);
+            for (int c = 0; c < head.outputs; c++) shares.data()[c] = shares.data()[c] / sum;
+            for (int k = 0; k < head.outputs; k++) {
+                const V root = square_root<T>(shares.data()[k]);
+                for (int c = 0; c < head.outputs; c++) delta[c] = root * (T(c == k) - shares.data()[c]);
+                total += network_.squared_gradient();
+            }
+            static_cast<V*>(traces)[b] = total;
+        }
     }
 
     // v'Hv of each image along each of so many directions a lane, [direction][parameter][lane], with the running
@@ -366,6 +397,10 @@ void lanes_bend(void* made, const void* ends, State state, Data data, int steps,
 
 void lanes_gradient(void* made, State state, Data data, int batch, void* gradient) {
     static_cast<Lanes*>(made)->gradient(state, data, batch, gradient);
+}
+
+void lanes_traces(void* made, State state, Data data, std::int64_t images, void* traces) {
+    static_cast<Lanes*>(made)->traces(state, data, images, traces);
 }
 
 void lanes_forms(void* made, State state, Data data, std::int64_t images, const void* directions, int groups,

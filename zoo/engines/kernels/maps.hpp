@@ -22,14 +22,15 @@ void outputs_of(const Activation<T>& source, const Layer<T>& layer, const Buffer
                layer.z_steps(), add, moments);
 }
 
-template <class T>
+template <class T, Gradients Kind = Gradients::kept>
 void weight_gradients_of(const Activation<T>& source, const Layer<T>& layer, const Buffer<T>& in,
                          const Buffer<T>& delta, int first, int count, Vector<T>* gradients) {
     const std::ptrdiff_t row = std::ptrdiff_t(source.width + 2 * source.border) * source.pitch();
-    weight_gradient<T>(extent_of(layer, count), in.data() + first * source.image() + layer.window.segments[0].offset,
-                       source.steps(layer.stride), row, source.pitch(), layer.kernel, layer.inputs,
-                       delta.data() + layer.delta_start(), layer.delta_steps(), layer.outputs, layer.block,
-                       gradients + layer.weights);
+    weight_gradient<T, Kind>(extent_of(layer, count),
+                             in.data() + first * source.image() + layer.window.segments[0].offset,
+                             source.steps(layer.stride), row, source.pitch(), layer.kernel, layer.inputs,
+                             delta.data() + layer.delta_start(), layer.delta_steps(), layer.outputs, layer.block,
+                             gradients + (Kind == Gradients::squared ? 0 : layer.weights));
 }
 
 template <class T, class W>

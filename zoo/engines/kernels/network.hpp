@@ -137,37 +137,25 @@ class Network {
             });
     }
 
-    // Gradients of all parameters from the gradient of the logits, of a batch that was passed forward with its own
-    // moments, which depend on the weights too, or with fixed affine maps.
-    void backward(int batch, const V* parameters, V* gradients, bool own_moments = true) {
-        std::memset(static_cast<void*>(gradients), 0, layout_.parameters * sizeof(V));
-        for (Layer<T>& layer : layout_.layers) {
-            layer.total.clear();
-            layer.product.clear();
+    // The parameters that `backward` goes by.
+    void turn(const V* parameters) {
+        for (Layer<T>& layer : layout_.layers)
             if (layer.source > 0) Layout<T>::turn(layer, parameters, layer.turned.data());
-        }
-        Layer<T>& last = layout_.head();
-        for (int b = 0; b < batch; b++)
-            for (int c = 0; c < last.outputs; c++)
-                gradients[last.offset + c] += last.delta.data()[std::size_t(b) * last.pitch() + c];
-        pass_back(last, 0, batch, gradients);
-        for (int j = int(layout_.activations.size()) - 1; j > 0; j--) {
-            Activation<T>& activation = layout_.activations[j];
-            for (int t = 0; t < activation.terms; t++)
-                end_sums(layout_.layers[activation.term[t]], batch, gradients, own_moments);
-            int chunk = activation.flat ? batch : layout_.capacity;
-            for (int t = 0; t < activation.terms && !activation.flat; t++)
-                chunk = std::min(chunk, Layout<T>::chunk_of(layout_.layers[activation.term[t]]));
-            each_chunk(batch, chunk, j % 2 == 0, [&](int first, int count) {
-                scatter_images(activation, first, count);
-                for (int t = 0; t < activation.terms; t++)
-                    pass_back(layout_.layers[activation.term[t]], first, count, gradients);
-                if (activation.identity > 0 && layout_.activations[activation.identity].last == -j)
-                    sum_images(layout_.activations[activation.identity], first, count);
-            });
-        }
     }
 
+    // Gradients of all parameters from the gradient of the logits, of a batch that was passed forward with its own
+    // moments, which depend on the weights too, or with fixed affine maps.
+    void backward(int batch, V* gradients, bool own_moments = true) {
+        std::memset(static_cast<void*>(gradients), 0, layout_.parameters * sizeof(V));
+        backward<Gradients::kept>(batch, gradients, own_moments);
+    }
+
+    // The squared length of that gradient of one image, with fixed affine maps.
+    V squared_gradient() {
+        V total = V{};
+        backward<Gradients::squared>(1, &total, false);
+        return total;
+    }
     Terms<V> terms_of(const Activation<T>& activation, int image) const {
         Terms<V> terms;
         for (int t = 0; t < activation.terms; t++) {
@@ -195,6 +183,44 @@ class Network {
 
   private:
     Layout<T> layout_;
+
+    template <Gradients Kind>
+    void backward(int batch, V* gradients, bool own_moments) {
+        for (Layer<T>& layer : layout_.layers) {
+            layer.total.clear();
+            layer.product.clear();
+        }
+        Layer<T>& last = layout_.head();
+        for (int c = 0; c < last.outputs; c++) {
+            V total = V{};
+            for (int b = 0; b < batch; b++) total += last.delta.data()[std::size_t(b) * last.pitch() + c];
+            put<Kind>(gradients, last.offset + c, total);
+        }
+        pass_back<Kind>(last, 0, batch, gradients);
+        for (int j = int(layout_.activations.size()) - 1; j > 0; j--) {
+            Activation<T>& activation = layout_.activations[j];
+            for (int t = 0; t < activation.terms; t++)
+                end_sums<Kind>(layout_.layers[activation.term[t]], batch, gradients, own_moments);
+            int chunk = activation.flat ? batch : layout_.capacity;
+            for (int t = 0; t < activation.terms && !activation.flat; t++)
+                chunk = std::min(chunk, Layout<T>::chunk_of(layout_.layers[activation.term[t]]));
+            each_chunk(batch, chunk, j % 2 == 0, [&](int first, int count) {
+                scatter_images(activation, first, count);
+                for (int t = 0; t < activation.terms; t++)
+                    pass_back<Kind>(layout_.layers[activation.term[t]], first, count, gradients);
+                if (activation.identity > 0 && layout_.activations[activation.identity].last == -j)
+                    sum_images(layout_.activations[activation.identity], first, count);
+            });
+        }
+    }
+
+    template <Gradients Kind>
+    static void put(V* gradients, int parameter, V value) {
+        if (Kind == Gradients::squared)
+            *gradients += value * value;
+        else
+            gradients[parameter] = value;
+    }
 
     // Calls body(first, count) for a few images at a time. Every other sweep over the batch goes backward, so that it
     // begins with the images that the one before has left in the caches.
@@ -292,18 +318,19 @@ class Network {
 
     // From the sums over the batch: the gradients of the norm's weight and bias, or of the bias, and what the batch's
     // statistics add to the gradient of each z (Ioffe and Szegedy, 2015, section 3).
+    template <Gradients Kind>
     void end_sums(Layer<T>& layer, int batch, V* gradients, bool own_moments) {
         const T count = T(batch) * layer.out_height * layer.out_width;
         for (int c = 0; c < layer.outputs; c++) {
             const V total = layer.total.data()[c], deviation = layer.deviation.data()[c];
             if (!layer.norm) {
-                gradients[layer.offset + c] = total;
+                put<Kind>(gradients, layer.offset + c, total);
                 continue;
             }
             const V mean = layer.mean.data()[c], scale = layer.scale.data()[c];
             const V by_scale = deviation * (layer.product.data()[c] - mean * total);
-            gradients[layer.offset + c] = by_scale;
-            gradients[layer.offset + layer.outputs + c] = total;
+            put<Kind>(gradients, layer.offset + c, by_scale);
+            put<Kind>(gradients, layer.offset + layer.outputs + c, total);
             const V slope = own_moments ? -scale * deviation * by_scale / count : V{};
             layer.slope.data()[c] = slope;
             layer.level.data()[c] = own_moments ? -scale * total / count - slope * mean : V{};
@@ -312,9 +339,10 @@ class Network {
 
     // Both products of a layer's gradient of z, and the sums of the activation that it reads once that one's is
     // whole.
+    template <Gradients Kind>
     void pass_back(Layer<T>& layer, int first, int count, V* gradients) {
         Activation<T>& source = layout_.activations[layer.source];
-        weight_gradients_of<T>(source, layer, source.values, layer.delta, first, count, gradients);
+        weight_gradients_of<T, Kind>(source, layer, source.values, layer.delta, first, count, gradients);
         if (layer.source == 0) return;
         input_gradients_of<T>(source, layer, layer.turned.data(), layer.delta, source.gradient, first, count,
                               layer.adds);
