@@ -75,6 +75,22 @@ def test_products_and_forms_are_those_of_double_backward_and_taylor_series(facts
 
 
 @pytest.mark.parametrize("facts", NETWORKS)
+def test_products_are_the_same_however_much_is_held_for_them(facts, monkeypatch):
+    """Nothing, some of the images, all; a second operator on the same model has its own."""
+    model, split = network(*facts)
+    vectors = torch.randn(
+        2, sum(p.numel() for p in model.parameters()), generator=stream(2), dtype=torch.float64
+    )
+    found = []
+    for power in (0, 13, 15, 17, 19, 21, 27):
+        monkeypatch.setattr(lane_copies, "HELD_BYTES", 2**power)
+        operator, few = HessianOperator(model, *split), HessianOperator(model, *(part[:9] for part in split))
+        found.append(torch.stack([own @ vector for vector in vectors for own in (operator, few)]))
+    for others in found[1:]:
+        assert torch.equal(others, found[0])
+
+
+@pytest.mark.parametrize("facts", NETWORKS)
 @pytest.mark.parametrize("group_size", [1, 3])
 def test_gradients_of_single_images_are_those_of_autograd(facts, group_size, plainly):
     model, split = network(*facts)

@@ -82,7 +82,11 @@ void run(const std::vector<std::int32_t>& image, int capacity, int count, int cl
     Columns<T> forms(2 * count), traces(count);
     lanes_traces(trained, state, whole, count, traces.memory.data());
     lanes_forms(curved, state, whole, count, directions.memory.data(), 2, forms.memory.data());
-    lanes_product(curved, state, whole, count, directions.memory.data(), product.memory.data());
+    for (std::int64_t bytes : {0, 1 << 28}) {
+        const std::int64_t held = lanes_hold(curved, state, whole, count, bytes);
+        if (held != (bytes ? count : 0)) std::abort();
+        lanes_product(curved, state, whole, count, held, directions.memory.data(), product.memory.data());
+    }
     double total = 0;
     for (double sum : sums) total += sum;
     std::printf("%d %g\n", int(sizeof(T)), total);

@@ -6,7 +6,7 @@ path, under several draws of noise, along several directions; or for one model o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,10 @@ MOST_CHANNELS = 128
 
 CURVATURE_IMAGES = 8
 """Images of a pass that takes second derivatives: as many as stay in the cache with all that is kept of them."""
+
+
+HELD_BYTES = 2**27
+"""Memory for what Hessian products of a network with many vectors share, at most."""
 
 
 class Scores(NamedTuple):
@@ -276,18 +280,31 @@ class LaneCopies:
         self._network.call("forms", state, data, images, torch.stack(along), len(along), found)
         return found.transpose(1, 2).flatten(0, 1)[: len(directions)]
 
-    def product(self, weights: Tensor, vector: Tensor, split: Split) -> Tensor:
-        r"""$Hv$ of the mean loss at a model's weights [P] and a vector [P]; the lanes divide the images."""
-        images, total = len(split.images), torch.zeros(self.size, dtype=self._dtype)
-        at = self._columns(weights.expand(self.lanes, -1))
-        along = self._columns(vector.expand(self.lanes, -1))
-        state = State.of(at, None, self._columns_of_statistics())
-        for rows in self._divided(images):
-            found = torch.empty_like(at)
-            data = self._data(split, slice(0, self.lanes), rows)
-            self._network.call("product", state, data, rows.shape[1], along, found)
-            total += found[:, : len(rows)].sum(1)
-        return torch.empty_like(total).index_copy_(0, self._order, total) / images
+    def products(self, weights: Tensor, split: Split) -> Callable[[Tensor], Tensor]:
+        r"""Maps vectors [P] to $Hv$ of the mean loss at a model's weights; the lanes divide the images.
+
+        What does not depend on the vector is computed here, as far as there is memory to hold it, and belongs to the
+        copies: it is lost where these make other products.
+
+        Args:
+            weights: [P].
+            split: Images and their labels.
+        """
+        state = State.of(self._columns(weights.unsqueeze(0)), None, self._columns_of_statistics())
+        images = len(split.images)
+        parts = [(self._data(split, slice(0, self.lanes), rows), len(rows)) for rows in self._divided(images)]
+        first = parts[0][0]
+        held = max(0, self._network.call("hold", state, first, first.stride, HELD_BYTES))
+
+        def product(vector: Tensor) -> Tensor:
+            total, along = torch.zeros(self.size, dtype=self._dtype), self._columns(vector.unsqueeze(0))
+            for data, lanes in parts:
+                found, known = torch.empty_like(along), held if data is first else 0
+                self._network.call("product", state, data, data.stride, known, along, found)
+                total += found[:, :lanes].sum(1)
+            return torch.empty_like(total).index_copy_(0, self._order, total) / images
+
+        return product
 
     def _divided(self, images: int) -> Iterator[Tensor]:
         """Images in order, so many to each lane, [lanes, m]; then what is left, one to each of the first, [k, 1]."""

@@ -117,7 +117,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lanes_gradient": (None, [c_void_p, State, Data, c_int, c_void_p]),
     "lanes_traces": (None, [c_void_p, State, Data, c_int64, c_void_p]),
     "lanes_forms": (None, [c_void_p, State, Data, c_int64, c_void_p, c_int, c_void_p]),
-    "lanes_product": (None, [c_void_p, State, Data, c_int64, c_void_p, c_void_p]),
+    "lanes_hold": (c_int64, [c_void_p, State, Data, c_int64, c_int64]),
+    "lanes_product": (None, [c_void_p, State, Data, c_int64, c_int64, c_void_p, c_void_p]),
     "lanes_recalibrate": (None, [c_void_p, State, Data, c_int64, c_int64]),
 }
 
@@ -211,10 +212,10 @@ class Network:
         idle = self.lanes - len(values)
         return torch.cat([values, values[:1].expand(idle, *values.shape[1:])]).contiguous()
 
-    def call(self, function: str, *arguments: Any) -> None:
+    def call(self, function: str, *arguments: Any) -> Any:
         """Call a kernel: `lanes_<function>`; tensors go as pointers."""
         given = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-        getattr(self._kernels, f"lanes_{function}")(self._made, *given)
+        return getattr(self._kernels, f"lanes_{function}")(self._made, *given)
 
 
 def memory(made: Description, capacity: int, dtype: torch.dtype = torch.float32) -> int:

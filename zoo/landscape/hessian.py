@@ -125,6 +125,11 @@ class HessianOperator:
         return LaneCopies(made, self._model, min(CURVATURE_IMAGES, self.images), Passes.CURVATURE)
 
     @cached_property
+    def _products(self) -> Callable[[Tensor], Tensor]:
+        assert self._lanes is not None
+        return self._lanes.products(flat_weights(self._model), self._data)
+
+    @cached_property
     def _gradient(self) -> Tensor:
         return self._gradient_on(*self._data)
 
@@ -145,7 +150,7 @@ class HessianOperator:
     def __matmul__(self, vector: Tensor) -> Tensor:
         """The product with a vector [P], as a vector [P]."""
         if self._lanes is not None:
-            return self._lanes.product(flat_weights(self._model), vector, self._data)
+            return self._products(vector)
         return self._product(self._gradient, vector)
 
     def forms(self, directions: Tensor) -> Forms:

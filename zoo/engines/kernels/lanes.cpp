@@ -3,6 +3,8 @@
 // Memory that outlives a call is the caller's, laid out [parameter][lane] and aligned to 64 bytes; a network keeps
 // only what it computes. Each function exists for single and double precision; `bytes` says which.
 
+#include <array>
+#include <functional>
 #include <memory>
 
 #include "hessian_forms.hpp"
@@ -48,7 +50,9 @@ class Lanes {
     virtual void traces(State state, Data data, std::int64_t images, void* traces) = 0;
     virtual void forms(State state, Data data, std::int64_t images, const void* directions, int groups,
                        void* forms) = 0;
-    virtual void product(State state, Data data, std::int64_t images, const void* direction, void* product) = 0;
+    virtual std::int64_t hold(State state, Data data, std::int64_t images, std::int64_t bytes) = 0;
+    virtual void product(State state, Data data, std::int64_t images, std::int64_t held, const void* direction,
+                         void* product) = 0;
 };
 
 template <class T>
@@ -61,7 +65,12 @@ class LanesOf final : public Lanes {
             int activation_count, int capacity, Passes passes)
         : network_(Layout<T>(input, records<LayerSpec>(layers, layer_count),
                              records<ActivationSpec>(activations, activation_count), capacity, passes)),
-          gradients_(passes == Passes::backward ? network_.layout().parameters : 0) {}
+          gradients_(passes == Passes::backward ? network_.layout().parameters : 0),
+          made_([=, sides = std::array<std::int32_t, 3>{input[0], input[1], input[2]},
+                 layer_specs = records<LayerSpec>(layers, layer_count),
+                 activation_specs = records<ActivationSpec>(activations, activation_count)] {
+              return Layout<T>(sides.data(), layer_specs, activation_specs, capacity, passes);
+          }) {}
 
     std::int64_t size(int what) const override {
         return what ? network_.layout().statistics : network_.layout().parameters;
@@ -263,18 +272,36 @@ class LanesOf final : public Lanes {
         }
     }
 
+    // Passes the first of each lane's images forward and back, and keeps what comes of it for products, in so much
+    // memory; gives the number of these images.
+    std::int64_t hold(State state, Data data, std::int64_t count, std::int64_t bytes) override {
+        begin_products(state);
+        held_.clear();
+        const int most = network_.layout().images_in_cache();
+        const std::int64_t networks = bytes / std::int64_t(network_.layout().bytes(Passes::curvature));
+        std::int64_t first = 0;
+        for (; first < count && std::int64_t(held_.size()) < networks; first += most) {
+            held_.push_back(std::make_unique<Network<T>>(made_()));
+            held_.back()->fix(static_cast<V*>(state.parameters), static_cast<V*>(state.running));
+            ready(*held_.back(), data, first, int(std::min<std::int64_t>(most, count - first)));
+        }
+        return std::min(first, count);
+    }
+
     // Hv of the loss summed over each lane's images, [parameter][lane], with the running statistics, of a model whose
-    // weights the lanes share.
-    void product(State state, Data data, std::int64_t count, const void* direction, void* product) override {
-        if (!product_) product_ = std::make_unique<HessianProduct<T>>(network_);
-        const V* parameters = static_cast<V*>(state.parameters);
-        network_.fix(parameters, static_cast<V*>(state.running));
-        product_->aim(parameters, static_cast<const V*>(direction));
+    // weights the lanes share. Of the images the first may be held.
+    void product(State state, Data data, std::int64_t count, std::int64_t held, const void* direction,
+                 void* product) override {
+        begin_products(state);
+        product_->aim(network_.layout(), static_cast<const V*>(direction));
         V* out = static_cast<V*>(product);
         std::memset(static_cast<void*>(out), 0, network_.layout().parameters * sizeof(V));
-        each_batch(product_->weights(), data, count, [&](std::int64_t first, int batch) {
-            product_->product(batch, data.labels, data.rows + first, data.stride, out);
-        });
+        const int most = network_.layout().images_in_cache();
+        for (std::int64_t first = 0; first < count; first += most) {
+            const int batch = int(std::min<std::int64_t>(most, count - first));
+            if (first >= held) ready(network_, data, first, batch);
+            product_->product(first < held ? *held_[first / most] : network_, batch, out);
+        }
     }
 
   private:
@@ -282,6 +309,22 @@ class LanesOf final : public Lanes {
     Buffer<T> gradients_;
     std::unique_ptr<HessianForms<T>> forms_;  // made when they are asked for
     std::unique_ptr<HessianProduct<T>> product_;
+    std::function<Layout<T>()> made_;                // another of the same network
+    std::vector<std::unique_ptr<Network<T>>> held_;  // a batch in each, ready for products
+
+    void begin_products(State state) {
+        if (!product_) product_ = std::make_unique<HessianProduct<T>>(network_.layout());
+        const V* parameters = static_cast<V*>(state.parameters);
+        network_.fix(parameters, static_cast<V*>(state.running));
+        product_->at(network_.layout(), parameters);
+    }
+
+    // Reads a batch and passes it forward and back.
+    void ready(Network<T>& network, Data data, std::int64_t first, int batch) {
+        network.read(images(data), data.rows + first, data.stride, batch);
+        network.forward(batch, product_->weights());
+        product_->pass_back(network, batch, data.labels, data.rows + first, data.stride);
+    }
 
     // Reads so many images, as many at a time as a pass holds, passes them forward, and calls body(first, count).
     template <class W, class Body>
@@ -408,8 +451,18 @@ void lanes_forms(void* made, State state, Data data, std::int64_t images, const 
     static_cast<Lanes*>(made)->forms(state, data, images, directions, groups, forms);
 }
 
-void lanes_product(void* made, State state, Data data, std::int64_t images, const void* direction, void* product) {
-    static_cast<Lanes*>(made)->product(state, data, images, direction, product);
+// Images of each lane that are held; negative if there is no memory for them.
+std::int64_t lanes_hold(void* made, State state, Data data, std::int64_t images, std::int64_t bytes) {
+    try {
+        return static_cast<Lanes*>(made)->hold(state, data, images, bytes);
+    } catch (const std::exception&) {
+        return -1;
+    }
+}
+
+void lanes_product(void* made, State state, Data data, std::int64_t images, std::int64_t held, const void* direction,
+                   void* product) {
+    static_cast<Lanes*>(made)->product(state, data, images, held, direction, product);
 }
 
 void lanes_recalibrate(void* made, State state, Data data, std::int64_t images, std::int64_t batches) {
