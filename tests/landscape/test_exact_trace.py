@@ -110,6 +110,12 @@ def test_other_models_and_many_classes_have_probes(classes):
     assert exact_trace(smooth, torch.randn(3, 1, 2, 2)) is None
 
 
+def test_without_trainable_parameters_there_is_no_hessian():
+    model, images = network(*NETWORKS[1])
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        exact_trace(model.requires_grad_(False), images)
+
+
 def test_weights_that_are_not_finite():
     model, images = network(*NETWORKS[1])
     next(model.parameters()).data[0] = torch.nan

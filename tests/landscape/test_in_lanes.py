@@ -126,6 +126,35 @@ def test_few_images_and_linear_layers_alone_are_answered_the_plain_way():
     assert answers_in_lanes(model, split.images) is None
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.full((37,), -100).where(
+            torch.arange(37) % 5 == 0, torch.arange(37) % 4
+        ),  # some count for nothing
+        torch.eye(4, dtype=torch.float64)[torch.arange(37) % 4] / 2 + 0.125,  # soft
+    ],
+    ids=["ignored", "soft"],
+)
+def test_labels_that_are_no_classes_are_left_to_the_plain_way(labels):
+    model, split = network(*NETWORKS[1])
+    given = Split(split.images, labels)
+    assert described(model, *given) is None
+    assert described(model, *split) is not None
+    outputs = model(split.images)
+    expected = nn.functional.cross_entropy(outputs, labels).item()
+    assert worst_case_sharpness(model, *given).values[0] == pytest.approx(expected, rel=1e-10)
+    operator = HessianOperator(model, *given)
+    assert operator._lanes is None
+    assert (operator @ flat_weights(model)).isfinite().all()
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(37, dtype=torch.uint8), torch.zeros(36, dtype=torch.int64)])
+def test_other_labels_never_reach_the_kernels(labels):
+    model, split = network(*NETWORKS[1])
+    assert described(model, split.images, labels) is None
+
+
 @pytest.mark.parametrize("facts", NETWORKS)
 @pytest.mark.parametrize("images", [3, 37])
 def test_the_worst_step_is_that_of_autograd(facts, images, plainly):

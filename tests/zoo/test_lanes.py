@@ -12,7 +12,7 @@ from benchmarks.compare_engines import LEVEL, holm, p_values
 from zoo.config import Run, TrainConfig
 from zoo.datasets import DataSource, Split, load_dataset, select
 from zoo.engines import lane_library, lanes
-from zoo.engines.lane_library import Network, builds, library
+from zoo.engines.lane_library import Data, Network, builds, library
 from zoo.engines.lane_network import UnsupportedModelError, describe
 from zoo.engines.lanes import LaneEngine
 from zoo.engines.loop import LoopEngine
@@ -339,6 +339,23 @@ def test_nothing_is_read_that_is_not_there(rows, labels, said):
         engine.advance(wrong, torch.full((1, 2), 0.1, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            torch.zeros(96, dtype=torch.uint8),
+            r"labels are torch.uint8 \[96\]; give one of int64 for each image",
+        ),
+        (torch.zeros(96, 3, dtype=torch.int64), r"labels are torch.int64 \[96, 3\]; give one of int64"),
+        (torch.zeros(5, dtype=torch.int64), "a row is 95; it has to be at least 0 and below 5"),
+    ],
+)
+def test_labels_are_a_number_for_each_image(labels, said):
+    images = [torch.zeros(96, 1, 8, 8)]
+    with pytest.raises(ValueError, match=said):
+        Data.of(images, [labels], torch.arange(96).unsqueeze(0), 10)
+
+
 def test_a_batch_larger_than_planned_is_refused():
     split, own = noise(ImageShape(1, 8, 10), torch.float32), [config("mlp", 2, 8)]
     engine = LaneEngine(models("mlp", 2, ImageShape(1, 8, 10), 1, torch.float32), [split], own, "cpu")
@@ -360,6 +377,10 @@ UNKNOWN = {
     "other momentum": linear(
         nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, momentum=0.5), nn.ReLU(), GlobalAverage()
     ),
+    "a convolution without BatchNorm": linear(
+        nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.ReLU(), GlobalAverage()
+    ),
+    "a convolution at the end": nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), nn.Flatten()),
     "other function": linear(nn.Flatten(), nn.Linear(128, 4), nn.GELU()),
     "overlapping pool": linear(
         *(

@@ -247,16 +247,38 @@ def mixing():
     )
 
 
+@pytest.mark.parametrize("way", [Way("grouped"), Way("lanes")], ids=str)
 @pytest.mark.parametrize("build", [Tied, Scaled, mixing])
-def test_models_that_cannot_be_joined_train_one_after_the_other(build):
+def test_models_that_cannot_be_joined_train_one_after_the_other(build, way):
     case = Case()
     torch.manual_seed(0)
     case.models = [build().double() for _ in range(3)]
-    plain, stacked = case.pair(way=Way("grouped"))
+    plain, stacked = case.pair(way=way)
     assert stacked.way == SINGLE
     wanted, found = plain.advance(case.batches, case.rates), stacked.advance(case.batches, case.rates)
     torch.testing.assert_close(found.losses, wanted.losses, rtol=1e-9, atol=1e-9)
     assert_same_training(plain, stacked, range(3))
+
+
+class Halving(nn.Conv2d):
+    """A convolution that is another in training."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight * 0.5 if self.training else self.weight, self.bias)
+
+
+def halving():
+    return nn.Sequential(Halving(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, SHAPE.classes))
+
+
+def test_a_layer_of_ones_own_is_computed_as_it_is():
+    case = Case()
+    torch.manual_seed(0)
+    case.models = [halving().double() for _ in range(3)]
+    plain, stacked = case.pair(way=Way("lanes"))
+    assert stacked.way == Way("grouped")
+    wanted, found = plain.advance(case.batches, case.rates), stacked.advance(case.batches, case.rates)
+    torch.testing.assert_close(found.losses, wanted.losses, rtol=1e-9, atol=1e-9)
 
 
 def unusual():

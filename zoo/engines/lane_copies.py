@@ -17,7 +17,11 @@ from zoo.engines.lane_library import Data, Network, Passes, State, library
 from zoo.engines.lane_network import Description, UnsupportedModelError, describe, flat
 
 MOST_CHANNELS = 128
-"""Channels of a layer up to which lanes are faster than one model after another, in second derivatives and paths."""
+"""Channels of a layer up to which lanes are faster than one model after another, in second derivatives and paths, and
+to answer."""
+
+GRADIENT_CHANNELS = 64
+"""The same for the gradient of one model over many images."""
 
 CURVATURE_IMAGES = 8
 """Images of a pass that takes second derivatives: as many as stay in the cache with all that is kept of them."""
@@ -349,20 +353,35 @@ class LaneCopies:
         return Data.of(*self._of_lanes(split, own), self._network.of_all_lanes(rows), self._network.classes)
 
 
-def described(model: nn.Module, images: Tensor) -> Description | None:
+def described(
+    model: nn.Module, images: Tensor, labels: Tensor | None = None, most_channels: int = MOST_CHANNELS
+) -> Description | None:
     """What lanes are to compute for a model: None where they do not know it, are not there, or are not faster.
 
     Args:
         model: Any module.
         images: Some images of its, [N, C, H, W].
+        labels: What belongs to them; lanes take classes [N] or [K, N], int64.
+        most_channels: Channels of a layer up to which they are faster.
     """
     parameters = list(model.parameters())
     plain = all(p.requires_grad and p.dtype in (torch.float32, torch.float64) for p in parameters)
     one = len({(p.device.type, p.dtype) for p in parameters}) == 1 and parameters[0].device.type == "cpu"
-    if not (plain and one) or images.dim() != 4 or library() is None:
+    here = all(tensor.device.type == "cpu" for tensor in (images, labels) if tensor is not None)
+    if not (plain and one and here) or images.dim() != 4 or library() is None:
         return None
     try:
         made = describe(model, (images.shape[1], images.shape[2], images.shape[3]))
     except UnsupportedModelError:
         return None
-    return made if max(layer.outputs for layer in made.layers[:-1] or made.layers) <= MOST_CHANNELS else None
+    if labels is not None and not _are_classes(labels, len(images), made.classes):
+        return None
+    return made if max(layer.outputs for layer in made.layers[:-1] or made.layers) <= most_channels else None
+
+
+def _are_classes(labels: Tensor, images: int, classes: int) -> bool:
+    """Whether labels [N] or [K, N] are numbers of classes."""
+    if labels.dtype != torch.int64 or labels.dim() not in (1, 2) or labels.shape[-1] != images or not images:
+        return False
+    least, largest = labels.aminmax()
+    return int(least) >= 0 and int(largest) < classes

@@ -76,8 +76,14 @@ class Data(ctypes.Structure):
         Raises:
             ValueError: If a tensor is not contiguous, or a row or label is none of those that there are.
         """
-        _check_range("row", rows, min(map(len, images)), "give indices of the images that there are")
+        _check_range(
+            "row", rows, min(map(len, (*images, *labels))), "give indices of the images that there are"
+        )
         for own in {id(tensor): tensor for tensor in labels}.values():
+            if own.dtype != torch.int64 or own.dim() != 1:
+                raise ValueError(
+                    f"labels are {own.dtype} {list(own.shape)}; give one of int64 for each image"
+                )
             _check_range("label", own, classes, "give labels of the classes that the model tells apart")
         made = cls(_pointers(images), _pointers(labels), rows.data_ptr(), rows[0].numel())
         made._held = (images, labels, rows)

@@ -145,6 +145,7 @@ class _Reader:
         self._at = 0  # the activation that the next layer reads
         self._waiting: int | None = None
         self._tensors: set[int] = set()  # parameters of the layers so far
+        self._convolutions: set[int] = set()  # which of the layers so far
 
     def read(self, name: str, module: nn.Module) -> None:
         """Take in a module and what it holds, in the order in which it computes."""
@@ -183,7 +184,16 @@ class _Reader:
         layers = self._made.layers
         if self._waiting is None or not layers or layers[-1].norm is not None or self._size[1:] != (1, 1):
             raise UnsupportedModelError("the last layer of the model is not a linear one")
+        self._check_complete(self._waiting)
         return self._made
+
+    def _check_complete(self, layer: int) -> None:
+        """Refuse a convolution without BatchNorm: it has no bias."""
+        if self._made.layers[layer].norm is None and layer in self._convolutions:
+            name = self._made.layers[layer].module
+            raise UnsupportedModelError(
+                f"module {name!r} is unknown to lanes: a convolution without BatchNorm"
+            )
 
     def _check(self, holds: bool, name: str, module: nn.Module) -> None:
         if not holds:
@@ -200,6 +210,7 @@ class _Reader:
             padded = module.padding == (kernel // 2, kernel // 2) and module.dilation == (1, 1)
             self._check(plain and square and padded and stride in (1, 2), name, module)
             inputs, outputs = module.in_channels, module.out_channels
+            self._convolutions.add(len(self._made.layers))
         else:
             assert isinstance(module, nn.Linear)
             self._check(module.bias is not None and (height, width) == (1, 1), name, module)
@@ -222,6 +233,7 @@ class _Reader:
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             raise UnsupportedModelError("a ReLU follows no layer")
+        self._check_complete(waiting)
         self._made.activations.append(Activation((waiting, *more), identity))
         self._at = len(self._made.activations)
 

@@ -17,7 +17,8 @@ MODELS = 32
 """Models of a block, at most: a warp of threads."""
 
 PIXELS, CHANNELS = 8, 8
-"""Pixels and channels of a block of outputs, at most: 64 sums a thread."""
+"""Pixels and channels of a block of outputs: 64 sums a thread. Of fewer channels it has more pixels, up to twice as
+many."""
 
 SHARED_CHANNELS = 4
 """Channels of a block of weights' gradients, of inputs and of outputs, at most: with four taps 64 sums a thread."""
@@ -25,6 +26,9 @@ SHARED_CHANNELS = 4
 PROGRAMS = 2048
 """Programs of a block of models that the pixels of a weight's gradient are divided among, about: of 64 models, a few
 for each scheduler of a large GPU. Their number goes by the layer alone, as the order of the sums does."""
+
+SUMMED = 1024
+"""Numbers of a program that adds the parts."""
 
 LEAST_PIXELS = 64
 """Pixels of such a part, at least."""
@@ -119,6 +123,17 @@ def _weight_gradients(  # type: ignore[no-untyped-def]
     tl.store(target + place, sums, known_outputs[None, :, None, :] & known_inputs[:, None, :, :])
 
 
+@triton.jit
+def _sum_of_parts(parts, total, count, size, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Sums of [count, size], one part after the other; the order of a library's reduction goes by the size."""
+    place = tl.program_id(0) * block + tl.arange(0, block)
+    sums = tl.load(parts + place, place < size, 0.0)
+    for _ in range(1, count):
+        parts += size
+        sums += tl.load(parts + place, place < size, 0.0)
+    tl.store(total + place, sums, place < size)
+
+
 def outputs(
     source: Tensor, weights: Tensor, size: tuple[int, int], stride: int, margins: tuple[int, int]
 ) -> Tensor:
@@ -176,8 +191,14 @@ def weight_gradients(
         *(stride, *margins, *kernel, _sums_of(source)[1]),
         *(triton.next_power_of_2(kernel[1]), output_block, input_block, model_block),
         num_warps=1,
+        enable_fp_fusion=True,
     )
-    return target.sum(0).to(source.dtype)
+    if parts == 1:
+        return target[0].to(source.dtype)
+    size = target[0].numel()
+    total = source.new_empty(target.shape[1:])
+    _sum_of_parts[(triton.cdiv(size, SUMMED),)](target, total, parts, size, SUMMED, num_warps=4)
+    return total
 
 
 def _convolve(
@@ -205,6 +226,7 @@ def _convolve(
         *(*steps, stride, *margins, *weights.shape[2:4], turned, _sums_of(source)[1]),
         *(pixel_block, channel_block, model_block),
         num_warps=1,
+        enable_fp_fusion=True,
     )
     return target
 

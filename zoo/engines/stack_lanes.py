@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +20,10 @@ from torch import Tensor, nn
 
 
 def has_kernels() -> bool:
-    """Whether Triton is there, which comes with PyTorch for GPUs."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether Triton is there, which comes with PyTorch for GPUs, and what it compiles its launchers with."""
+    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    return importlib.util.find_spec("triton") is not None and compiler is not None and header.exists()
 
 
 def by_kernels(x: Tensor) -> bool:
@@ -35,11 +41,11 @@ def in_lanes(module: nn.Module, count: int) -> nn.Module:
 
 
 def _in_lanes(module: nn.Module, count: int) -> nn.Module:
-    if isinstance(module, nn.Conv2d):
+    if type(module) is nn.Conv2d:
         return LaneConvolution(module, count)
-    if isinstance(module, nn.Linear):
+    if type(module) is nn.Linear:
         return LaneLinear(module, count)
-    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
+    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return LaneFlatten(count)
     for name, child in module.named_children():
         setattr(module, name, _in_lanes(child, count))

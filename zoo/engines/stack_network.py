@@ -165,7 +165,7 @@ class Network:
         """
         size = rows.shape[1]
         seen = images.index_select(0, rows.t().reshape(-1)).view(size, self.count, *images.shape[1:])
-        # In lanes [B, H, W, channels, K] is what lies in memory.
+        # In lanes, [B, H, W, channels, K] seen as channels_last.
         innermost = self._innermost
         seen = seen.permute(0, 3, 4, 2, 1).flatten(3).permute(0, 3, 1, 2) if innermost else seen.flatten(1, 2)
         # On CPUs oneDNN corrupts memory in this layout: the backward pass of a 1x1 convolution of stride 2 and fewer

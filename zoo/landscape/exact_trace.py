@@ -20,7 +20,7 @@ from zoo.landscape.sampling import sampling_error
 from zoo.landscape.weights import flat_weights
 
 MOST_CLASSES = 100
-"""Classes up to which the exact trace takes fewer passes than the probes of the recipe `default`."""
+"""Classes up to which the exact trace is computed: at 100 it takes as many passes as 50 probes."""
 
 BACKWARD_PASSES = 2
 """Cost an image of a backward pass, in forward passes."""
@@ -50,10 +50,11 @@ def exact_trace(model: nn.Module, images: Tensor, population: int | None = None)
         (`zoo.engines.lane_network.describe`), or of more than `MOST_CLASSES`.
 
     Raises:
-        ValueError: If there are no images.
+        ValueError: If there are no images, or no parameter is trainable.
     """
     if not len(images):
         raise ValueError("the Hessian of the loss over 0 images is undefined; give at least 1")
+    flat_weights(model)  # refuses a model without trainable parameters
     try:
         classes = describe(model, tuple(images.shape[1:])).classes  # type: ignore[arg-type]
     except UnsupportedModelError:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from zoo.datasets import Split
-from zoo.engines.lane_copies import CURVATURE_IMAGES, LaneCopies, described
+from zoo.engines.lane_copies import CURVATURE_IMAGES, GRADIENT_CHANNELS, LaneCopies, described
 from zoo.engines.lane_library import Passes
 from zoo.landscape.estimate import NOT_FINITE, Estimate
 from zoo.landscape.evaluation import device_of, evaluation_mode, outputs
@@ -69,7 +69,7 @@ def mean_gradient(
         raise ValueError("the gradient of the loss over 0 images is undefined; give at least 1")
     device, total = model.weights.device, 0.0
     model.module.eval()
-    made = described(model.module, images) if loss is F.cross_entropy else None
+    made = described(model.module, images, labels, GRADIENT_CHANNELS) if loss is F.cross_entropy else None
     if made is not None:
         copies = LaneCopies(made, model.module, min(CURVATURE_IMAGES, len(images)), Passes.BACKWARD)
         model.gradient.copy_(copies.mean_gradient(model.weights, Split(images, labels)))
@@ -212,7 +212,7 @@ def _projections(
 
 def _gradients(model: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> Iterator[Tensor]:
     """The gradients of groups of images, [k, P] at a time, in eval mode; in lanes where these know the model."""
-    made = described(model, images[:, 0]) if loss is F.cross_entropy else None
+    made = described(model, images.flatten(0, 1), labels.flatten()) if loss is F.cross_entropy else None
     if made is None:
         yield from _gradients_by_autograd(model, images, labels, loss)
         return

@@ -119,7 +119,7 @@ class HessianOperator:
     def _lanes(self) -> LaneCopies | None:
         """The model in lanes; None where they do not know it."""
         wanted = self._in_lanes and self._loss is F.cross_entropy
-        made = described(self._model, self._data[0]) if wanted else None
+        made = described(self._model, *self._data) if wanted else None
         if made is None:
             return None
         return LaneCopies(made, self._model, min(CURVATURE_IMAGES, self.images), Passes.CURVATURE)

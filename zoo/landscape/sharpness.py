@@ -194,7 +194,7 @@ def _losses_at(
     points: Iterator[Tensor], model: nn.Module, data: Split, loss: Loss, batch_size: int
 ) -> Iterator[float]:
     """The loss of the model at each of the weights [P]; as many at a time as there are lanes."""
-    made = described(model, data.images) if loss is F.cross_entropy else None
+    made = described(model, *data) if loss is F.cross_entropy else None
     if made is None:
         flat = FlatModel(model)
         for point in points:
