@@ -31,6 +31,7 @@ EDGES = [
 ]
 
 
+@pytest.mark.timeout(400)  # most of it is compiling: a minute on idle cores
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the kernels with sanitizers")
 def test_no_kernel_touches_memory_that_is_not_its_own(tmp_path):
     """Address and undefined-behaviour sanitizers, over every kernel in single and double precision."""

@@ -220,12 +220,11 @@ void product(Extent extent, const In* in, Steps in_steps, const Window& window, 
     }
 }
 
-// What becomes of a block's gradients: they are added to memory, or their squares to one number.
+// What becomes of gradients: they are added to memory, or their squares to one number.
 enum class Gradients { kept, squared };
 
-// gradient[t][i][c] += sum over all pixels of in[pixel + t][i] * delta[pixel][c], for neighbouring taps t of a row;
-// or gradient[0] += the squares of these sums.
-template <class T, Gradients Kind, int Taps, int Inputs, int Channels>
+// gradient[t][i][c] += sum over all pixels of in[pixel + t][i] * delta[pixel][c], for neighbouring taps t of a row.
+template <class T, int Taps, int Inputs, int Channels>
 void gradient_block(Extent extent, const Vector<T>* in, Steps in_steps, std::ptrdiff_t tap_step,
                     const Vector<T>* delta, Steps delta_steps, Vector<T>* gradient, std::ptrdiff_t gradient_step) {
     using V = Vector<T>;
@@ -235,9 +234,7 @@ void gradient_block(Extent extent, const Vector<T>* in, Steps in_steps, std::ptr
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 16
         for (int c = 0; c < Channels; c++)
-            sums[r][c] = Kind == Gradients::squared
-                             ? V{}
-                             : gradient[(r / Inputs) * gradient_step + (r % Inputs) * Channels + c];
+            sums[r][c] = gradient[(r / Inputs) * gradient_step + (r % Inputs) * Channels + c];
     for (int image = 0; image < extent.images; image++)
         for (int y = 0; y < extent.rows; y++) {
             const V* x = in + image * in_steps.image + y * in_steps.row;
@@ -270,17 +267,11 @@ void gradient_block(Extent extent, const Vector<T>* in, Steps in_steps, std::ptr
                 d += delta_steps.pixel;
             }
         }
-    V squares = V{};
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 16
-        for (int c = 0; c < Channels; c++) {
-            if (Kind == Gradients::squared)
-                squares += sums[r][c] * sums[r][c];
-            else
-                gradient[(r / Inputs) * gradient_step + (r % Inputs) * Channels + c] = sums[r][c];
-        }
-    if (Kind == Gradients::squared) *gradient += squares;
+        for (int c = 0; c < Channels; c++)
+            gradient[(r / Inputs) * gradient_step + (r % Inputs) * Channels + c] = sums[r][c];
 }
 
 template <class T>
@@ -292,17 +283,17 @@ constexpr int input_block(int taps, int channels) {
     return std::max(1, kSums / (taps * channels));
 }
 
-template <class T, Gradients Kind, int Taps, int Channels, int... I>
+template <class T, int Taps, int Channels, int... I>
 constexpr std::array<GradientBlock<T>, kSums> gradient_blocks_of(std::integer_sequence<int, I...>) {
-    return {gradient_block<T, Kind, Taps, I + 1, Channels>...};
+    return {gradient_block<T, Taps, I + 1, Channels>...};
 }
 
-template <class T, Gradients Kind, int Taps>
+template <class T, int Taps>
 constexpr std::array<std::array<GradientBlock<T>, kSums>, kMostChannels> kGradientBlocks = {
-    gradient_blocks_of<T, Kind, Taps, 1>(std::make_integer_sequence<int, input_block(Taps, 1)>{}),
-    gradient_blocks_of<T, Kind, Taps, 2>(std::make_integer_sequence<int, input_block(Taps, 2)>{}),
-    gradient_blocks_of<T, Kind, Taps, 3>(std::make_integer_sequence<int, input_block(Taps, 3)>{}),
-    gradient_blocks_of<T, Kind, Taps, 4>(std::make_integer_sequence<int, input_block(Taps, 4)>{}),
+    gradient_blocks_of<T, Taps, 1>(std::make_integer_sequence<int, input_block(Taps, 1)>{}),
+    gradient_blocks_of<T, Taps, 2>(std::make_integer_sequence<int, input_block(Taps, 2)>{}),
+    gradient_blocks_of<T, Taps, 3>(std::make_integer_sequence<int, input_block(Taps, 3)>{}),
+    gradient_blocks_of<T, Taps, 4>(std::make_integer_sequence<int, input_block(Taps, 4)>{}),
 };
 
 // gradient += in^T delta over all images, for a square kernel of `size` taps a side; in the order of the weights. Or
@@ -311,18 +302,24 @@ template <class T, Gradients Kind>
 void weight_gradient(Extent extent, const Vector<T>* in, Steps in_steps, std::ptrdiff_t tap_row,
                      std::ptrdiff_t tap_step, int size, int inputs, const Vector<T>* delta, Steps delta_steps,
                      int outputs, int block, Vector<T>* gradient) {
-    const auto& blocks = size == 3 ? kGradientBlocks<T, Kind, 3> : kGradientBlocks<T, Kind, 1>;
+    const auto& blocks = size == 3 ? kGradientBlocks<T, 3> : kGradientBlocks<T, 1>;
     for (int first = 0; first < outputs; first += block) {
         const int own = std::min(block, outputs - first);
         const int most = input_block(size, own), count = ceil_div(inputs, most);
         for (int row = 0; row < size; row++)
             for (int k = 0; k < count; k++) {
                 const int i = inputs * k / count, next = inputs * (k + 1) / count;
-                const std::ptrdiff_t at =
-                    (static_cast<std::ptrdiff_t>(first) * size * size + row * size * own) * inputs + i * own;
-                blocks[own - 1][next - i - 1](extent, in + row * tap_row + i, in_steps, tap_step, delta + first,
-                                              delta_steps, gradient + (Kind == Gradients::squared ? 0 : at),
-                                              inputs * own);
+                const GradientBlock<T> sum = blocks[own - 1][next - i - 1];
+                const Vector<T>* x = in + row * tap_row + i;
+                if constexpr (Kind == Gradients::kept) {
+                    const std::ptrdiff_t at =
+                        (static_cast<std::ptrdiff_t>(first) * size * size + row * size * own) * inputs + i * own;
+                    sum(extent, x, in_steps, tap_step, delta + first, delta_steps, gradient + at, inputs * own);
+                } else {
+                    Vector<T> sums[kSums] = {};
+                    sum(extent, x, in_steps, tap_step, delta + first, delta_steps, sums, (next - i) * own);
+                    for (const Vector<T>& value : sums) *gradient += value * value;
+                }
             }
     }
 }
