@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zoo.datasets import Split
 from zoo.engines import lane_copies
 from zoo.engines.lane_copies import MOST_CHANNELS, LaneCopies, described
-from zoo.engines.lane_library import library
+from zoo.engines.lane_library import Passes, library
 from zoo.landscape import connectivity, evaluation, gradients, hessian, sharpness
 from zoo.landscape.activity import relu_activity
 from zoo.landscape.connectivity import CurveRecipe, Pair, errors_of_curves
@@ -88,6 +88,18 @@ def test_products_are_the_same_however_much_is_held_for_them(facts, monkeypatch)
         found.append(torch.stack([own @ vector for vector in vectors for own in (operator, few)]))
     for others in found[1:]:
         assert torch.equal(others, found[0])
+
+
+def test_products_of_the_same_copies_do_not_disturb_each_other():
+    model, split = network(*NETWORKS[1])
+    copies = LaneCopies(described(model, *split), model, 8, Passes.CURVATURE)
+    weights = flat_weights(model)
+    vector, elsewhere = torch.randn(2, len(weights), generator=stream(2), dtype=torch.float64)
+    first = copies.products(weights, split)
+    wanted = first(vector)
+    second = copies.products(weights + 0.1 * elsewhere, split)
+    assert not torch.allclose(second(vector), wanted)
+    assert torch.equal(first(vector), wanted)
 
 
 @pytest.mark.parametrize("facts", NETWORKS)

@@ -57,6 +57,12 @@ def assert_same_training(plain, stacked, lanes, bound=1e-9):
             torch.testing.assert_close(found[name], value, rtol=bound, atol=bound, msg=name)
 
 
+def assert_all_steps_alike(case, plain, stacked):
+    wanted, found = plain.advance(case.batches, case.rates), stacked.advance(case.batches, case.rates)
+    torch.testing.assert_close(found.losses, wanted.losses, rtol=1e-9, atol=1e-9)
+    assert_same_training(plain, stacked, range(len(case.models)))
+
+
 def assert_equal(first, second):
     """To the bit, entry by entry."""
     assert list(first) == list(second)
@@ -255,9 +261,7 @@ def test_models_that_cannot_be_joined_train_one_after_the_other(build, way):
     case.models = [build().double() for _ in range(3)]
     plain, stacked = case.pair(way=way)
     assert stacked.way == SINGLE
-    wanted, found = plain.advance(case.batches, case.rates), stacked.advance(case.batches, case.rates)
-    torch.testing.assert_close(found.losses, wanted.losses, rtol=1e-9, atol=1e-9)
-    assert_same_training(plain, stacked, range(3))
+    assert_all_steps_alike(case, plain, stacked)
 
 
 class Halving(nn.Conv2d):
@@ -277,8 +281,7 @@ def test_a_layer_of_ones_own_is_computed_as_it_is():
     case.models = [halving().double() for _ in range(3)]
     plain, stacked = case.pair(way=Way("lanes"))
     assert stacked.way == Way("grouped")
-    wanted, found = plain.advance(case.batches, case.rates), stacked.advance(case.batches, case.rates)
-    torch.testing.assert_close(found.losses, wanted.losses, rtol=1e-9, atol=1e-9)
+    assert_all_steps_alike(case, plain, stacked)
 
 
 def unusual():
@@ -306,9 +309,7 @@ def test_unusual_layers(way):
     assert stacked.way == (
         Way("grouped") if way.kind == "lanes" else way
     )  # no kernel knows groups or dilation
-    wanted, found = plain.advance(case.batches, case.rates), stacked.advance(case.batches, case.rates)
-    torch.testing.assert_close(found.losses, wanted.losses, rtol=1e-9, atol=1e-9)
-    assert_same_training(plain, stacked, range(3))
+    assert_all_steps_alike(case, plain, stacked)
 
 
 def uneven():
@@ -331,9 +332,7 @@ def test_layers_that_lanes_know():
     case.models = [uneven().double() for _ in range(3)]
     plain, stacked = case.pair(way=Way("lanes"))
     assert stacked.way == Way("lanes")
-    wanted, found = plain.advance(case.batches, case.rates), stacked.advance(case.batches, case.rates)
-    torch.testing.assert_close(found.losses, wanted.losses, rtol=1e-9, atol=1e-9)
-    assert_same_training(plain, stacked, range(3))
+    assert_all_steps_alike(case, plain, stacked)
 
 
 def test_without_triton_a_gpu_computes_lanes_as_groups(monkeypatch):

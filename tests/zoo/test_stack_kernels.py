@@ -119,13 +119,14 @@ from triton.compiler import ASTSource
 from zoo.engines import stack_kernels as kernels
 
 def compiled(kernel, constants, architecture):
-    kinds = {"source": "*fp32", "weights": "*fp32", "delta": "*fp32", "target": "*fp32"}
+    kinds = dict.fromkeys(("source", "weights", "delta", "target", "parts", "total"), "*fp32")
     signature = {name: "constexpr" if name in constants else kinds.get(name, "i32") for name in kernel.arg_names}
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in kernel.arg_names
                if name in kinds or name == "models"}
     source = ASTSource(kernel, signature, places, aligned)
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": 1})
+    options = dict(num_warps=1, enable_fp_fusion=True)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 shape = dict(stride=1, top=1, left=1, kernel_height=3, kernel_width=3, precision=tl.float32,
              model_block=kernels.MODELS)
@@ -134,6 +135,7 @@ gradients = dict(tap_block=4, output_block=kernels.SHARED_CHANNELS, input_block=
 for architecture in (80, 90):
     made = [compiled(kernels._outputs, shape | outputs | dict(turned=own), architecture) for own in (False, True)]
     made.append(compiled(kernels._weight_gradients, shape | gradients, architecture))
+    made.append(compiled(kernels._sum_of_parts, dict(block=kernels.SUMMED), architecture))
     for kernel in made:
         assert ".local" not in kernel.asm["ptx"]
         with open(f"{sys.argv[1]}/{architecture}-{len(kernel.asm['cubin'])}.cubin", "wb") as file:

@@ -92,6 +92,7 @@ class LaneCopies:
         named = dict(model.named_parameters())
         self._dtype = next(iter(named.values())).dtype
         self._made, self._capacity = made, capacity
+        self._held_for: object = None  # the products that the network holds something for
         self._network = Network(made, capacity, self._dtype, passes)
         self.lanes, self.size = self._network.lanes, len(self._network.places)
         ends = torch.tensor([parameter.numel() for parameter in named.values()]).cumsum(0).tolist()
@@ -287,8 +288,8 @@ class LaneCopies:
     def products(self, weights: Tensor, split: Split) -> Callable[[Tensor], Tensor]:
         r"""Maps vectors [P] to $Hv$ of the mean loss at a model's weights; the lanes divide the images.
 
-        What does not depend on the vector is computed here, as far as there is memory to hold it, and belongs to the
-        copies: it is lost where these make other products.
+        What does not depend on the vector is computed here, as far as there is memory to hold it. The copies hold it
+        for the products that were asked for last; earlier ones compute it anew.
 
         Args:
             weights: [P].
@@ -299,11 +300,13 @@ class LaneCopies:
         parts = [(self._data(split, slice(0, self.lanes), rows), len(rows)) for rows in self._divided(images)]
         first = parts[0][0]
         held = max(0, self._network.call("hold", state, first, first.stride, HELD_BYTES))
+        self._held_for = parts
 
         def product(vector: Tensor) -> Tensor:
             total, along = torch.zeros(self.size, dtype=self._dtype), self._columns(vector.unsqueeze(0))
             for data, lanes in parts:
-                found, known = torch.empty_like(along), held if data is first else 0
+                found = torch.empty_like(along)
+                known = held if data is first and self._held_for is parts else 0
                 self._network.call("product", state, data, data.stride, known, along, found)
                 total += found[:, :lanes].sum(1)
             return torch.empty_like(total).index_copy_(0, self._order, total) / images

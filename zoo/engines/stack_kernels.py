@@ -117,9 +117,8 @@ def _weight_gradients(  # type: ignore[no-untyped-def]
                 of += outputs * models
     place = part * outputs + output[None, :, None, None]
     place = (place * inputs + input[None, None, :, None]) * kernel_height + vertical
-    place = (place * kernel_width + tap[:, None, None, None]).to(tl.int64) * models + model[
-        None, None, None, :
-    ]
+    place = (place * kernel_width + tap[:, None, None, None]).to(tl.int64) * models
+    place += model[None, None, None, :]
     tl.store(target + place, sums, known_outputs[None, :, None, :] & known_inputs[:, None, :, :])
 
 

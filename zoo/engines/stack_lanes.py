@@ -35,7 +35,7 @@ def in_lanes(module: nn.Module, count: int) -> nn.Module:
     """A copy of a module that computes K models; its parameters are put in with each call.
 
     Raises:
-        NotImplementedError: If a convolution is not a plain one.
+        ValueError: If a convolution is not a plain one.
     """
     return _in_lanes(copy.deepcopy(module), count)
 
@@ -61,7 +61,7 @@ class LaneLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A batched product."""
-        made = torch.bmm(x.view(len(x), -1, self.count).permute(2, 0, 1), self.weight.permute(2, 1, 0))
+        made = torch.bmm(x.reshape(len(x), -1, self.count).permute(2, 0, 1), self.weight.permute(2, 1, 0))
         made = made.permute(1, 2, 0).flatten(1)
         return made if self.bias is None else made + self.bias
 
@@ -89,7 +89,7 @@ class LaneConvolution(nn.Module):
         plain = convolution.groups == 1 and convolution.dilation == (1, 1)
         zeros = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
         if not (plain and zeros and len(set(convolution.stride)) == 1):
-            raise NotImplementedError(
+            raise ValueError(
                 f"{convolution} has no kernel: groups, dilation, a margin other than of zeros in numbers, or two "
                 "strides; compute these models another way, as Way('grouped')"
             )

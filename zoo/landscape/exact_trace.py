@@ -20,7 +20,7 @@ from zoo.landscape.sampling import sampling_error
 from zoo.landscape.weights import flat_weights
 
 MOST_CLASSES = 100
-"""Classes up to which the exact trace is computed: at 100 it takes as many passes as 50 probes."""
+"""Classes up to which the exact trace is computed: at 100 it costs about what the most probes of `default` do."""
 
 BACKWARD_PASSES = 2
 """Cost an image of a backward pass, in forward passes."""

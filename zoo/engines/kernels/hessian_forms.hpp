@@ -51,13 +51,7 @@ class HessianForms {
     void pass_back(const std::int64_t labels[]) {
         Layer<T>& head = network_.layout().head();
         V* delta = head.delta.data();
-        const V *z = head.z.data(), *shift = head.shift.data();
-        V most = z[0] + shift[0], sum = V{};
-        for (int c = 1; c < head.outputs; c++) most = larger(z[c] + shift[c], most);
-        for (int c = 0; c < head.outputs; c++) {
-            delta[c] = exponential(z[c] + shift[c] - most);
-            sum += delta[c];
-        }
+        const V sum = network_.exponentials(0, delta);
         for (int c = 0; c < head.outputs; c++) delta[c] = delta[c] / sum;
         for (int image = 0; image < n; image++) delta[labels[image]][image] -= T(1);
         pass_back(head);

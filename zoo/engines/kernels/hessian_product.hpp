@@ -58,7 +58,7 @@ class HessianProduct {
         Layer<T>& head = network.layout().head();
         for (int b = 0; b < batch; b++) {
             V* delta = head.delta.data() + std::size_t(b) * head.pitch();
-            const V sum = exponentials(b, delta);
+            const V sum = network.exponentials(b, delta);
             for (int c = 0; c < head.outputs; c++) delta[c] = delta[c] / sum;
             for (int lane = 0; lane < n; lane++) delta[labels[lane][rows[lane * stride + b]]][lane] -= T(1);
         }
@@ -137,16 +137,6 @@ class HessianProduct {
         return terms;
     }
 
-    // Of an image's logits less the largest the exponentials; gives their sum.
-    V exponentials(int image, V* out) const {
-        const Layer<T>& head = network_->layout().head();
-        const V *z = head.z.data() + std::size_t(image) * head.pitch(), *shift = head.shift.data();
-        V most = z[0] + shift[0], sum = V{};
-        for (int c = 1; c < head.outputs; c++) most = larger(z[c] + shift[c], most);
-        for (int c = 0; c < head.outputs; c++) sum += out[c] = exponential(z[c] + shift[c] - most);
-        return sum;
-    }
-
     void pass_gradients(int k, int batch) {
         Layer<T>& layer = network_->layout().layers[k];
         Activation<T>& source = network_->layout().activations[layer.source];
@@ -195,7 +185,7 @@ class HessianProduct {
             const std::size_t at = std::size_t(b) * head.pitch();
             const V* z1 = part.z.data() + at;
             V *delta1 = part.delta.data() + at, first = V{};
-            const V sum = exponentials(b, shares.data());
+            const V sum = network_->exponentials(b, shares.data());
             for (int c = 0; c < head.outputs; c++) {
                 delta1[c] = z1[c] + part.affine.shift.data()[c];
                 first += shares[c] * delta1[c];

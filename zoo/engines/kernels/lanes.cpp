@@ -228,15 +228,13 @@ class LanesOf final : public Lanes {
         network_.fix(parameters, static_cast<V*>(state.running));
         network_.turn(parameters);
         Layer<T>& head = network_.layout().head();
-        const V *z = head.z.data(), *shift = head.shift.data();
         V* delta = head.delta.data();
         Buffer<T> shares(head.outputs);
         for (std::int64_t b = 0; b < count; b++) {
             network_.read(images(data), data.rows + b, data.stride, 1);
             network_.forward(1, parameters);
-            V most = z[0] + shift[0], sum = V{}, total = V{};
-            for (int c = 1; c < head.outputs; c++) most = larger(z[c] + shift[c], most);
-            for (int c = 0; c < head.outputs; c++) sum += shares.data()[c] = exponential(z[c] + shift[c] - most);
+            const V sum = network_.exponentials(0, shares.data());
+            V total = V{};
             for (int c = 0; c < head.outputs; c++) shares.data()[c] = shares.data()[c] / sum;
             for (int k = 0; k < head.outputs; k++) {
                 const V root = square_root<T>(shares.data()[k]);

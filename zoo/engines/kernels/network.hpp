@@ -129,6 +129,16 @@ class Network {
         }
     }
 
+    // Of the logits of an image that was passed forward, less the largest, the exponentials; gives their sum.
+    V exponentials(int image, V* out) const {
+        const Layer<T>& head = layout_.head();
+        const V *z = head.z.data() + std::size_t(image) * head.pitch(), *shift = head.shift.data();
+        V most = z[0] + shift[0], sum = V{};
+        for (int c = 1; c < head.outputs; c++) most = larger(z[c] + shift[c], most);
+        for (int c = 0; c < head.outputs; c++) sum += out[c] = exponential(z[c] + shift[c] - most);
+        return sum;
+    }
+
     // How often each unit of each ReLU, in their order, was above zero in a batch that was passed forward.
     void count_fired(int batch, V* fired) const {
         for (std::size_t j = 1; j < layout_.activations.size(); fired += layout_.activations[j].channels, j++)
